@@ -1,0 +1,205 @@
+"""One function a ``--mode``; each takes the parsed command line and returns an exit code."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from tf_lottery.errors import StoreError, UsageError
+from tf_lottery.flags import Command
+
+
+def execute(command: Command) -> int:
+    """Runs the command's mode.
+
+    Raises:
+      LotteryError: see ``tf_lottery.errors``.
+    """
+    return _MODES[command.mode](command)
+
+
+def _start_tensorflow(command: Command, deterministic: bool) -> None:
+    """First import of TensorFlow; its chatter is kept from the terminal without ``-v``."""
+    if not command.verbose:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from tf_lottery.keras import keras, tf
+
+    if not command.verbose:
+        tf.get_logger().setLevel("ERROR")
+    if deterministic:
+        keras.utils.set_random_seed(command.options["seed"])
+        tf.config.experimental.enable_op_determinism()
+
+
+def _run(command: Command) -> int:
+    config = command.config()  # bad flags are told before seconds go by
+    workdir = _workdir(command)
+    _start_tensorflow(command, config.deterministic)
+    from tf_lottery import reporting
+    from tf_lottery.experiments.comparison import is_finished, run_comparison, run_settings
+    from tf_lottery.experiments.store import Store
+    from tf_lottery.tickets import Ticket
+
+    ticket = Ticket.load(command.ticket) if command.ticket else None
+    results = workdir / "results.json"
+    chosen = run_settings(config, ticket)
+    reporting.check_same_settings(results, chosen)
+    store = Store(command.store)
+    report = workdir / "report.html"
+    if results.exists() and report.exists() and is_finished(config, store, ticket):
+        document = reporting.read_results(results)
+        print("everything is finished already; nothing was run")
+    else:
+        document = run_comparison(
+            config,
+            workdir,
+            store,
+            ticket=ticket,
+            command=command.argv,
+            progress=True,
+            announce=lambda line: print(line, flush=True),
+        )
+        reporting.write_results(results, document)
+        report = reporting.write_report(workdir)
+    print()
+    print(reporting.table(document))
+    print()
+    for finding in reporting.findings(document):
+        print(f"- {finding.text}")
+    _tell_places(workdir, report, document)
+    return 0
+
+
+def _tell_places(workdir: Path, report: Path, document: dict) -> None:
+    print()
+    print(f"report        {report}")
+    print(f"results       {workdir / 'results.json'}")
+    names = ", ".join(row["name"] for row in document["rows"])
+    print(f"SavedModels   {workdir / 'saved_model'}/ ({names})")
+    if document["layers"]:
+        print(f"tickets       {workdir / 'tickets'}/ ({', '.join(document['layers'])})")
+    print(f"TensorBoard   tensorboard --logdir={workdir / 'tensorboard'}")
+
+
+def _workdir(command: Command) -> Path:
+    workdir = Path(command.workdir)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise StoreError(
+            f"--workdir: {workdir} cannot be written ({error.strerror}); choose another"
+        ) from None
+    return workdir
+
+
+def _plan(command: Command) -> int:
+    config = command.config()
+    _start_tensorflow(command, config.deterministic)
+    from tf_lottery.experiments.plan import plan, plan_text
+    from tf_lottery.experiments.store import Store
+    from tf_lottery.experiments.work import Workshop
+    from tf_lottery.lottery import entries
+    from tf_lottery.tickets import Ticket
+
+    ticket = Ticket.load(command.ticket) if command.ticket else None
+    chosen = entries(config, ticket)
+    workshop = Workshop(config, Store(command.store, read_only=True))
+    planned = plan([stage for entry in chosen for stage in entry.stages], workshop)
+    dense = next((entry.train for entry in chosen if entry.kind == "dense"), None)
+    print(plan_text(planned, dense))
+    return 0
+
+
+def _evaluate(command: Command) -> int:
+    config = command.config()
+    path = _one_model(command)
+    _start_tensorflow(command, config.deterministic)
+    from tf_lottery.data import load
+    from tf_lottery.evaluation import Evaluator
+    from tf_lottery.experiments.loading import load_model
+    from tf_lottery.reporting.text import accuracy_table
+
+    loaded = load_model(path)
+    data = load(config.data)
+    for ours, theirs in zip(loaded.input_shape, data.input_shape, strict=True):
+        if ours not in (None, theirs):
+            raise UsageError(
+                f"--dataset: images of {data.name} are {data.input_shape}, "
+                f"{path} takes {loaded.input_shape}",
+                "dataset",
+            )
+    try:
+        evaluator = Evaluator(loaded.model, config.attacks)
+        found = evaluator(data.test_images, data.test_labels, config.seed, progress=True)
+    except ValueError as error:
+        raise UsageError(f"--model_path: {path} cannot be evaluated: {error}") from error
+    print(f"{loaded.what}")
+    print(f"{len(data.test_labels)} test images of {data.name}")
+    print(accuracy_table(found.natural, found.robust, len(data.test_labels), config.attacks))
+    return 0
+
+
+def _one_model(command: Command) -> str:
+    given = [path for path in (command.model_path, command.ticket) if path]
+    if len(given) != 1:
+        raise UsageError(
+            f"--mode={command.mode} needs one of --model_path and --ticket, got "
+            + (" and ".join(given) or "neither")
+        )
+    return given[0]
+
+
+def _export(command: Command) -> int:
+    config = command.config()
+    path = _one_model(command)
+    target = Path(command.export_dir)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UsageError.bad_value("export_dir", str(target), "a new or empty directory")
+    _start_tensorflow(command, config.deterministic)
+    from tf_lottery.experiments.loading import load_model, sparsity
+    from tf_lottery.export import export_saved_model
+
+    loaded = load_model(path)
+    if loaded.network is None:
+        raise UsageError.bad_value("model_path", path, "something else than a SavedModel to export")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    export_saved_model(loaded.network, target, metadata=loaded.metadata)
+    print(f"{loaded.what}: {sparsity(loaded.network):.1%} of the conv and dense weights are 0")
+    print(f"SavedModel    {target}")
+    return 0
+
+
+def _inspect(command: Command) -> int:
+    if not command.ticket:
+        raise UsageError("--mode=inspect needs --ticket, a ticket directory")
+    _start_tensorflow(command, False)
+    from tf_lottery.reporting.text import ticket_text
+    from tf_lottery.tickets import Ticket
+
+    print(ticket_text(Ticket.load(command.ticket).to_json()))
+    return 0
+
+
+def _report(command: Command) -> int:
+    from tf_lottery import reporting
+
+    workdir = Path(command.workdir)
+    document = reporting.read_results(workdir / "results.json")
+    report = reporting.write_report(workdir)
+    print(reporting.table(document))
+    _tell_places(workdir, report, document)
+    return 0
+
+
+_MODES: dict[str, Callable[[Command], int]] = {
+    "run": _run,
+    "plan": _plan,
+    "evaluate": _evaluate,
+    "export": _export,
+    "inspect": _inspect,
+    "report": _report,
+}

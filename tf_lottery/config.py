@@ -1,0 +1,448 @@
+"""Settings as frozen dataclasses: validated when built, hashed by ``fingerprint``.
+
+Nothing here imports TensorFlow. Each field that a user can set carries the name
+of its flag in its error messages. Rates, eps and step sizes are on [0, 1]
+pixels; epochs are whole passes over the training images.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from tf_lottery.errors import UsageError
+
+MODES = ("run", "plan", "evaluate", "export", "inspect", "report")
+KINDS = ("dense", "boosting", "winning", "reinit", "random_mask")
+OBJECTIVES = ("natural", "fgsm", "pgd")
+SCORES = ("magnitude", "normalized_magnitude", "random")
+SCOPES = ("global", "layer")
+PRUNING_SCHEDULES = ("one_shot", "geometric", "decreasing")
+RATE_SCHEDULES = ("step", "cyclic", "cosine", "constant")
+DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
+NORMS = ("linf",)
+LOSSES = ("cross_entropy", "margin")
+CW_STEPS = 30  # PGD steps on the margin loss, as in Zhang et al. 2019 (TRADES), section 5
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What the paper (or, for the small nets, a sweep of ours) sets per network family."""
+
+    depth: int  # 0: the family has no choice of depth
+    depths: str  # the valid depths, in words
+    width: int  # 0: no choice of width
+    batch_size: int
+    search_learning_rate: float
+    learning_rate: float
+    warmup_epochs: int  # epochs below the peak rate, out of 100
+
+
+# Rates, batch sizes and warm-ups of vgg, resnet18 and wide_resnet: arXiv 2003.05733
+# and its authors' code. VGG-16 climbs 0.01, 0.02, ... and is at 0.1 in its tenth
+# epoch, that is after nine epochs below the peak; the ResNets need ten.
+ARCHITECTURES = {
+    "convnet": Architecture(0, "none", 0, 64, 0.01, 0.1, 9),
+    "lenet": Architecture(0, "none", 0, 64, 0.01, 0.1, 9),
+    "resnet18": Architecture(18, "18", 0, 128, 0.05, 0.1, 10),
+    "vgg": Architecture(16, "7, 8, 11, 16", 0, 64, 0.01, 0.1, 9),
+    "wide_resnet": Architecture(34, "6n + 4: 10, 16, 22, 28, 34, ...", 10, 128, 0.05, 0.1, 10),
+}
+
+
+def _choice(flag: str, value: str, choices) -> None:
+    if value not in choices:
+        raise UsageError.unknown(flag, value, choices)
+
+
+def _at_least(flag: str, value: float, low: float) -> None:
+    if not (math.isfinite(value) and value >= low):
+        raise UsageError.bad_value(flag, value, f"{low:g} or more")
+
+
+def _positive(flag: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise UsageError.bad_value(flag, value, "more than 0")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, and how they are split.
+
+    Attributes:
+      name: ``digits`` or a tensorflow-datasets image classification set.
+      train_examples: size of a class-balanced subset of the training split; 0 takes all.
+      validation_examples: held out of the training split at random (fixed by the
+        data set alone, not by the seed); 0 takes a tenth.
+      test_examples: the first N test images, shuffled once by a fixed permutation; 0 takes all.
+      augment: pad by an eighth of the side, random crop, horizontal flip (CIFAR only).
+      data_dir: where tensorflow-datasets keeps its sets; not part of the fingerprint.
+    """
+
+    name: str = "digits"
+    train_examples: int = 0
+    validation_examples: int = 0
+    test_examples: int = 0
+    augment: bool = False
+    data_dir: str | None = field(default=None, metadata={"fingerprint": False})
+
+    def __post_init__(self):
+        if not re.fullmatch(r"[a-z0-9_]+(/[a-z0-9_.\-]+)?(:\d+\.\d+\.\d+)?", self.name):
+            raise UsageError.bad_value("dataset", self.name, "a data set's name such as cifar10")
+        _at_least("train_examples", self.train_examples, 0)
+        _at_least("validation_examples", self.validation_examples, 0)
+        _at_least("test_examples", self.test_examples, 0)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which network. ``normalize`` puts the data set's mean and deviation in its first layer."""
+
+    name: str = "convnet"
+    depth: int = 0  # 0: the architecture's default
+    width: int = 0  # 0: the architecture's default
+    width_multiplier: float = 1.0
+    normalize: bool = False
+
+    def __post_init__(self):
+        _choice("model", self.name, tuple(ARCHITECTURES))
+        _at_least("depth", self.depth, 0)
+        _at_least("width", self.width, 0)
+        _positive("width_multiplier", self.width_multiplier)
+        check_depth(self.name, self.depth)
+        if self.width and not ARCHITECTURES[self.name].width:
+            raise UsageError.bad_value(
+                "width", self.width, f"left out for {self.name}; use --width_multiplier"
+            )
+
+    @property
+    def label(self) -> str:
+        """Short name such as ``vgg16-w0.25`` or ``wide_resnet-34-10``."""
+        arch = ARCHITECTURES[self.name]
+        label = self.name
+        if self.name == "wide_resnet":
+            label += f"-{self.depth or arch.depth}-{self.width or arch.width}"
+        elif self.name == "vgg":
+            label += str(self.depth or arch.depth)
+        return label if self.width_multiplier == 1 else f"{label}-w{self.width_multiplier:g}"
+
+
+def check_depth(model: str, depth: int) -> None:
+    """Raises ``UsageError`` unless ``depth`` (0: default) is valid for ``model``."""
+    arch = ARCHITECTURES[model]
+    if not depth:
+        return
+    if model == "wide_resnet":
+        valid = depth >= 10 and (depth - 4) % 6 == 0
+    else:
+        valid = str(depth) in arch.depths.split(", ")
+    if not valid:
+        raise UsageError.bad_value("depth", depth, f"for {model} one of: {arch.depths}")
+
+
+@dataclass(frozen=True)
+class AttackConfig:
+    """One l_inf attack on [0, 1] pixels.
+
+    Attributes:
+      name: ``fgsm``, ``pgd<N>`` or ``cw``; only a label, the fields say everything.
+      eps: radius of the l_inf ball, in [0, 1].
+      steps: gradient steps, at least 1.
+      step_size: length of a step.
+      random_start: start at a uniform point of the ball instead of the clean image.
+      restarts: independent tries; the per-example worst is kept. At least 1.
+      loss: ``cross_entropy`` or ``margin`` (largest wrong logit minus true logit).
+    """
+
+    name: str = "pgd10"
+    norm: str = "linf"
+    eps: float = 8 / 255
+    steps: int = 10
+    step_size: float = 2 / 255
+    random_start: bool = False
+    restarts: int = 1
+    loss: str = "cross_entropy"
+
+    def __post_init__(self):
+        _choice("norm", self.norm, NORMS)
+        _choice("attack loss", self.loss, LOSSES)
+        if not 0 <= self.eps <= 1:
+            raise UsageError.bad_value(
+                "eps", self.eps, "in [0, 1], the range of a pixel (8/255 is usual for CIFAR-10)"
+            )
+        if self.steps < 1:
+            raise UsageError.bad_value("steps", self.steps, "1 or more")
+        _at_least("step_size", self.step_size, 0)
+        if self.restarts < 1:
+            raise UsageError.bad_value("restarts", self.restarts, "1 or more")
+
+
+def attack_from_name(
+    name: str,
+    eps: float = 8 / 255,
+    step_size: float | None = None,
+    random_start: bool = True,
+    restarts: int = 1,
+) -> AttackConfig:
+    """The attack that a name in ``--attacks`` stands for.
+
+    Args:
+      name: ``fgsm`` (one step of eps from the clean image; Goodfellow et al. 2015),
+        ``pgd<N>`` (N steps on the cross-entropy; Madry et al. 2018), ``cw`` or
+        ``cw<N>`` (N, by default 30, steps on the margin loss of Carlini & Wagner 2017).
+      eps: radius on [0, 1] pixels.
+      step_size: of PGD and C&W; ``None`` means eps / 4.
+      random_start: of PGD and C&W.
+      restarts: of PGD and C&W.
+
+    Raises:
+      UsageError: unknown name or invalid value.
+    """
+    if name == "fgsm":
+        return AttackConfig("fgsm", eps=eps, steps=1, step_size=eps)
+    match = re.fullmatch(r"(pgd|cw)(\d*)", name)
+    if not match or (match[1] == "pgd" and not match[2]):
+        raise UsageError.unknown("attacks", name, ("fgsm", "pgd<N> such as pgd20", "cw", "cw<N>"))
+    return AttackConfig(
+        name,
+        eps=eps,
+        steps=int(match[2] or CW_STEPS),
+        step_size=eps / 4 if step_size is None else step_size,
+        random_start=random_start,
+        restarts=restarts,
+        loss="margin" if match[1] == "cw" else "cross_entropy",
+    )
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """What a training step minimises: cross-entropy on clean or on attacked images."""
+
+    name: str = "pgd"
+    attack: AttackConfig | None = None  # None for ``natural``
+
+    def __post_init__(self):
+        _choice("objective", self.name, OBJECTIVES)
+        if (self.attack is None) != (self.name == "natural"):
+            raise ValueError("an attack goes with every objective but natural")
+
+    @property
+    def attack_steps(self) -> int:
+        """Gradient steps of the attack; 0 for natural training."""
+        return self.attack.steps * self.attack.restarts if self.attack else 0
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Learning rate over the epochs; see ``tf_lottery.training.schedules``.
+
+    Attributes:
+      name: ``step`` (x0.1 at 50 % and 75 % of the epochs), ``cyclic``, ``cosine``, ``constant``.
+      peak: the highest rate.
+      warmup_start: rate of the first epoch when ``warmup_epochs`` > 0.
+      warmup_epochs: epochs below the peak.
+    """
+
+    name: str = "step"
+    peak: float = 0.1
+    warmup_start: float = 0.01
+    warmup_epochs: int = 0
+
+    def __post_init__(self):
+        _choice("schedule", self.name, RATE_SCHEDULES)
+        _positive("learning_rate", self.peak)
+        _positive("search_learning_rate", self.warmup_start)
+        _at_least("warmup_epochs", self.warmup_epochs, 0)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run of a network.
+
+    Attributes:
+      validation_attack: run on the validation images after every epoch; ``None``
+        validates on clean images alone. The best epoch is the one with the highest
+        validation accuracy under it.
+      validation_images: how many validation images that costs each epoch; 0 takes all.
+      keep_epochs: epochs (counted from 1) after which the weights are kept for rewinding.
+    """
+
+    objective: ObjectiveConfig
+    epochs: int = 100
+    batch_size: int = 64
+    schedule: ScheduleConfig = ScheduleConfig()
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    validation_attack: AttackConfig | None = None
+    validation_images: int = field(default=0, metadata={"omit_default": True})
+    dtype_policy: str = field(default="float32", metadata={"omit_default": True})
+    jit_compile: bool = field(default=False, metadata={"omit_default": True})
+    keep_epochs: tuple[int, ...] = field(default=(), metadata={"omit_default": True})
+
+    def __post_init__(self):
+        if self.epochs < 1:
+            raise UsageError.bad_value("epochs", self.epochs, "1 or more")
+        if self.batch_size < 1:
+            raise UsageError.bad_value("batch_size", self.batch_size, "1 or more")
+        if not 0 <= self.momentum < 1:
+            raise UsageError.bad_value("momentum", self.momentum, "in [0, 1)")
+        _at_least("weight_decay", self.weight_decay, 0)
+        _at_least("validation_images", self.validation_images, 0)
+        _choice("dtype_policy", self.dtype_policy, DTYPE_POLICIES)
+        if any(k > self.epochs for k in self.keep_epochs):
+            raise UsageError.bad_value(
+                "rewind_epoch", max(self.keep_epochs), f"at most the search's {self.epochs} epochs"
+            )
+
+
+@dataclass(frozen=True)
+class PruneConfig:
+    """How a mask is chosen.
+
+    Attributes:
+      sparsity: share of the conv and dense weights removed, in [0, 1).
+      score: ``normalized_magnitude`` (|w| over its layer's mean |w|, the paper's
+        code), ``magnitude`` or ``random``.
+      scope: ``global`` (one threshold over all layers) or ``layer``.
+      schedule: ``one_shot``; ``geometric`` (a fixed share of what is left each
+        round); ``decreasing`` (target * [i/(i+10)] / [n/(n+10)] after round i of n,
+        the paper's code).
+      rounds: of ``decreasing``; the geometric schedule takes as many as it needs.
+      round_fraction: share of the surviving weights a geometric round removes.
+      rewind_epoch: 0 rewinds to the initialisation, k to the search's epoch k.
+    """
+
+    sparsity: float = 0.8
+    score: str = "normalized_magnitude"
+    scope: str = "global"
+    schedule: str = "one_shot"
+    rounds: int = field(default=10, metadata={"omit_default": True})
+    round_fraction: float = field(default=0.2, metadata={"omit_default": True})
+    rewind_epoch: int = field(default=0, metadata={"omit_default": True})
+
+    def __post_init__(self):
+        if not 0 <= self.sparsity < 1:
+            raise UsageError.bad_value("sparsity", self.sparsity, "in [0, 1), such as 0.8")
+        _choice("score", self.score, SCORES)
+        _choice("scope", self.scope, SCOPES)
+        _choice("pruning_schedule", self.schedule, PRUNING_SCHEDULES)
+        if self.rounds < 1:
+            raise UsageError.bad_value("rounds", self.rounds, "1 or more")
+        if not 0 < self.round_fraction < 1:
+            raise UsageError.bad_value("round_fraction", self.round_fraction, "in (0, 1)")
+        _at_least("rewind_epoch", self.rewind_epoch, 0)
+
+
+@dataclass(frozen=True)
+class LotteryConfig:
+    """One whole run: the comparison of tickets and baselines on one data set.
+
+    Attributes:
+      search: training of the dense network that yields the boosting ticket.
+      winning_search: the same at the large rate, for the winning ticket.
+      train: training of the dense baseline.
+      ticket_train: retraining of tickets; differs from ``train`` in epochs only.
+      compare: which of ``KINDS`` to train and evaluate.
+      attacks: on the test images, besides clean accuracy.
+      seed: root of every random number; see ``derive_seed``.
+    """
+
+    data: DataConfig
+    model: ModelConfig
+    search: TrainConfig
+    winning_search: TrainConfig
+    train: TrainConfig
+    ticket_train: TrainConfig
+    prune: PruneConfig = PruneConfig()
+    attacks: tuple[AttackConfig, ...] = ()
+    compare: tuple[str, ...] = ("dense", "boosting", "reinit")
+    seed: int = 0
+    deterministic: bool = field(default=False, metadata={"omit_default": True})
+
+    def __post_init__(self):
+        if not self.compare:
+            raise UsageError.bad_value("compare", "", f"some of {', '.join(KINDS)}")
+        for kind in self.compare:
+            _choice("compare", kind, KINDS)
+        if len(set(self.compare)) != len(self.compare):
+            raise UsageError.bad_value("compare", ",".join(self.compare), "each kind once")
+        names = [attack.name for attack in self.attacks]
+        if len(set(names)) != len(names):
+            raise UsageError.bad_value("attacks", ",".join(names), "each attack once")
+        _at_least("seed", self.seed, 0)
+        if self.seed >= 2**31:
+            raise UsageError.bad_value("seed", self.seed, "below 2**31")
+        if self.prune.rewind_epoch > self.search.epochs:
+            raise UsageError.bad_value(
+                "rewind_epoch",
+                self.prune.rewind_epoch,
+                f"at most --search_epochs={self.search.epochs}",
+            )
+
+
+def settings(config: Any) -> Any:
+    """The JSON form of a (nested) settings dataclass, as it goes into a fingerprint.
+
+    Fields that cannot change a result are left out, and so are later additions
+    (``omit_default``) while they have their no-op default: old keys stay valid.
+    """
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        result = {}
+        for f in dataclasses.fields(config):
+            value = getattr(config, f.name)
+            if not f.metadata.get("fingerprint", True):
+                continue
+            if f.metadata.get("omit_default") and value == f.default:
+                continue
+            result[f.name] = settings(value)
+        return result
+    if isinstance(config, (tuple, list)):
+        return [settings(value) for value in config]
+    if isinstance(config, dict):
+        return {str(key): settings(value) for key, value in config.items()}
+    if isinstance(config, float) and config == int(config) and abs(config) < 2**53:
+        return int(config)  # 1.0 and 1 are the same setting
+    if config is None or isinstance(config, (str, int, float, bool)):
+        return config
+    raise TypeError(f"{type(config).__name__} is no setting")
+
+
+def fingerprint(config: Any) -> str:
+    """SHA-256 (hex, 64 digits) of the settings; equal settings, equal fingerprint."""
+    text = json.dumps(settings(config), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def differences(ours: Any, theirs: Any, prefix: str = "") -> list[str]:
+    """Human-readable ``path: theirs -> ours`` lines for two JSON setting trees."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        lines = []
+        for key in sorted(set(ours) | set(theirs)):
+            path = f"{prefix}.{key}" if prefix else key
+            lines += differences(ours.get(key), theirs.get(key), path)
+        return lines
+    if ours != theirs:
+        return [f"{prefix}: {json.dumps(theirs)} there, {json.dumps(ours)} now"]
+    return []
+
+
+def derive_seed(root: int, *names: object) -> int:
+    """A 31-bit seed for one named purpose, independent of the others.
+
+    Args:
+      root: the run's ``--seed``.
+      *names: the purpose, such as ``"init"``, ``"order"``, ``"augmentation"``, ``"attack"``.
+
+    Example:
+      >>> derive_seed(0, "init") == derive_seed(0, "init")
+      True
+      >>> derive_seed(0, "init") == derive_seed(0, "order")
+      False
+    """
+    text = "/".join(map(str, (root, *names)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") & 0x7FFFFFFF

@@ -1,0 +1,18 @@
+"""Images in memory: where they come from, how they are split, how they reach a training step.
+
+``load(DataConfig)`` gives an ``ImageData`` of uint8 arrays; ``training_batches`` and
+``evaluation_batches`` turn its arrays into ``tf.data`` pipelines of float images in [0, 1].
+"""
+
+from tf_lottery.data.augmentation import augment
+from tf_lottery.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
+from tf_lottery.data.splits import ImageData, load
+
+__all__ = [
+    "ImageData",
+    "augment",
+    "evaluation_batches",
+    "load",
+    "steps_per_epoch",
+    "training_batches",
+]

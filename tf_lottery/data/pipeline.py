@@ -1,0 +1,143 @@
+"""``tf.data`` pipelines over arrays in memory, with fixed batch shapes.
+
+Every batch has the same shape, so that a compiled step is traced once. The images
+stay uint8 and are held once; each batch is gathered from them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tf_lottery.data.augmentation import crop_and_flip, draw
+from tf_lottery.errors import UsageError
+from tf_lottery.keras import tf
+from tf_lottery.types import Tensor
+
+
+def steps_per_epoch(num_examples: int, batch_size: int) -> int:
+    """Full batches in an epoch; the remainder is dropped.
+
+    Raises:
+      UsageError: the batch is larger than the training set.
+    """
+    if batch_size > num_examples:
+        raise UsageError.bad_value(
+            "batch_size", batch_size, f"at most {num_examples}, the number of training images"
+        )
+    return num_examples // batch_size
+
+
+def training_batches(
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    batch_size: int,
+    epochs: int,
+    order_seed: int,
+    first_epoch: int = 0,
+    augmentation_seed: int | None = None,
+) -> tf.data.Dataset:
+    """The batches of epochs ``first_epoch`` to ``epochs - 1``, one after the other.
+
+    Each epoch is a fresh shuffle that depends on (``order_seed``, epoch) alone, so that
+    a run resumed at epoch k sees what an uninterrupted one sees. The remainder that
+    fills no batch is dropped; which images those are changes from epoch to epoch.
+
+    Args:
+      images: uint8 (n, height, width, channels).
+      labels: int (n,).
+      batch_size: in images.
+      epochs: where to stop, counted from 0 (not how many from ``first_epoch`` on).
+      order_seed: int below 2**31.
+      first_epoch: counted from 0.
+      augmentation_seed: int below 2**31; ``None`` leaves the images as they are.
+
+    Returns:
+      Of known cardinality, ``steps_per_epoch`` dicts an epoch of: ``image`` float32
+      (batch, height, width, channels) in [0, 1], ``label`` int32 (batch,), ``index``
+      int32 (batch,), the position in ``images``, and ``epoch`` int32, a scalar.
+
+    Raises:
+      UsageError: the batch is larger than the training set.
+    """
+    num_examples = len(images)
+    steps = steps_per_epoch(num_examples, batch_size)
+    all_images, all_labels = _hold(images, labels)
+
+    def one_epoch(epoch: Tensor) -> tf.data.Dataset:
+        order = tf.random.experimental.stateless_shuffle(
+            tf.range(num_examples), seed=tf.stack([tf.cast(order_seed, tf.int64), epoch])
+        )
+        order = order[: steps * batch_size]
+        batches = {"index": tf.reshape(order, (steps, batch_size))}
+        if augmentation_seed is not None:
+            draws = draw(augmentation_seed, epoch, num_examples, images.shape[1:])
+            batches["draws"] = tf.reshape(tf.gather(draws, order), (steps, batch_size, 3))
+        batches["epoch"] = tf.fill((steps,), tf.cast(epoch, tf.int32))
+        return tf.data.Dataset.from_tensor_slices(batches)
+
+    def fetch(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        index = batch["index"]
+        pixels = tf.gather(all_images, index)
+        if "draws" in batch:
+            pixels = crop_and_flip(pixels, batch["draws"])
+        return {
+            "image": _to_unit(pixels),
+            "label": tf.gather(all_labels, index),
+            "index": index,
+            "epoch": batch["epoch"],
+        }
+
+    batches = (
+        tf.data.Dataset.range(first_epoch, epochs)
+        .flat_map(one_epoch)
+        .map(fetch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .apply(tf.data.experimental.assert_cardinality(steps * max(0, epochs - first_epoch)))
+    )
+    return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def evaluation_batches(images: np.ndarray, labels: np.ndarray, batch_size: int) -> tf.data.Dataset:
+    """All images in order, in full batches: the last one repeats the last image.
+
+    Args:
+      images: uint8 (n, height, width, channels), n at least 1.
+      labels: int (n,).
+      batch_size: in images; may exceed n.
+
+    Returns:
+      Dicts of ``image`` float32 (batch, height, width, channels) in [0, 1], ``label``
+      int32 (batch,), ``index`` int32 (batch,), and ``weight`` float32 (batch,): 1 for
+      an image, 0 for a repetition.
+    """
+    num_examples = len(images)
+    if not num_examples:
+        raise ValueError("no images to evaluate on")
+    all_images, all_labels = _hold(images, labels)
+    position = np.arange(-(-num_examples // batch_size) * batch_size, dtype=np.int32)
+
+    def fetch(position: Tensor) -> dict[str, Tensor]:
+        index = tf.minimum(position, num_examples - 1)
+        return {
+            "image": _to_unit(tf.gather(all_images, index)),
+            "label": tf.gather(all_labels, index),
+            "index": index,
+            "weight": tf.cast(position < num_examples, tf.float32),
+        }
+
+    return (
+        tf.data.Dataset.from_tensor_slices(position.reshape(-1, batch_size))
+        .map(fetch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .prefetch(tf.data.AUTOTUNE)
+    )
+
+
+def _hold(images: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor]:
+    # Eager tensors are captured by a dataset's functions by reference, not written
+    # into their graphs. On the CPU, where tf.data works.
+    with tf.device("/cpu:0"):
+        return tf.constant(images), tf.constant(labels, tf.int32)
+
+
+def _to_unit(pixels: Tensor) -> Tensor:
+    return tf.cast(pixels, tf.float32) / 255.0

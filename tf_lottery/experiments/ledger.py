@@ -1,0 +1,76 @@
+"""What a stage costs: seconds, examples, passes through the network, FLOPs.
+
+With F the FLOPs of one forward pass of one image (multiplications and additions of
+conv and dense layers), the gradient with respect to the activations costs about F
+and the gradient with respect to the weights about F. So a natural training step
+costs 3F an image, an FGSM step 5F, a PGD-10 step 23F. Masks are unstructured:
+they save none of this on dense hardware.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from tf_lottery.config import AttackConfig, TrainConfig
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Passes are counted in images.
+
+    Attributes:
+      seconds: wall time of the work itself, without validation.
+      startup_seconds: the part of it spent tracing and compiling.
+      validation_seconds: wall time of validation, not in ``seconds``.
+      examples: images seen, once each epoch.
+      forward_passes, input_gradient_passes, weight_gradient_passes: images
+        passed through the network each way, validation left out.
+      flops: of these passes.
+    """
+
+    seconds: float = 0.0
+    startup_seconds: float = 0.0
+    validation_seconds: float = 0.0
+    examples: int = 0
+    forward_passes: int = 0
+    input_gradient_passes: int = 0
+    weight_gradient_passes: int = 0
+    flops: int = 0
+
+    def to_json(self) -> dict:
+        """A JSON object."""
+        return asdict(self)
+
+
+def training_cost(config: TrainConfig, images: int, forward_flops: int) -> Cost:
+    """The predicted cost of a training run, times left at 0.
+
+    Args:
+      config: epochs, batch size and objective.
+      images: size of the training set; each epoch drops the last partial batch.
+      forward_flops: F above.
+    """
+    examples = config.epochs * (images // config.batch_size) * config.batch_size
+    attack = config.objective.attack_steps
+    # Restarts and margins aside, an attack step is one forward and one input gradient.
+    passes = {
+        "forward_passes": examples * (1 + attack),
+        "input_gradient_passes": examples * (1 + attack),
+        "weight_gradient_passes": examples,
+    }
+    return Cost(examples=examples, flops=sum(passes.values()) * forward_flops, **passes)
+
+
+def evaluation_cost(attacks: tuple[AttackConfig, ...], images: int, forward_flops: int) -> Cost:
+    """The predicted cost of clean accuracy and every attack on ``images`` images."""
+    steps = sum(attack.steps * attack.restarts for attack in attacks)
+    # Each attack's result is classified once more, as are the clean images. With
+    # restarts, each candidate is compared by one more forward pass.
+    judged = 1 + len(attacks) + sum(a.restarts for a in attacks if a.restarts > 1)
+    forward, gradient = images * (steps + judged), images * steps
+    return Cost(
+        examples=images,
+        forward_passes=forward,
+        input_gradient_passes=gradient,
+        flops=(forward + gradient) * forward_flops,
+    )

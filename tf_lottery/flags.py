@@ -1,0 +1,346 @@
+"""The command line's flags, grouped by topic; the only reader of ``FLAGS``.
+
+The flags live in a ``FlagValues`` of their own, so that ``--help`` shows this
+project's flags alone and ``-v`` is ours, whatever libraries are imported later.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import shutil
+import textwrap
+from fractions import Fraction
+from typing import Any
+
+from absl import flags
+
+from tf_lottery.config import (
+    ARCHITECTURES,
+    DTYPE_POLICIES,
+    KINDS,
+    MODES,
+    OBJECTIVES,
+    PRUNING_SCHEDULES,
+    RATE_SCHEDULES,
+    SCOPES,
+    SCORES,
+    LotteryConfig,
+)
+from tf_lottery.errors import UsageError
+from tf_lottery.options import lottery_config
+
+FLAGS = flags.FlagValues()
+
+_DEFAULTS = {
+    name: parameter.default
+    for name, parameter in inspect.signature(lottery_config).parameters.items()
+}
+
+
+class _NumberParser(flags.ArgumentParser):
+    """Accepts ``0.031`` and ``8/255`` alike."""
+
+    syntactic_help = "a number such as 0.03 or 8/255"
+
+    def parse(self, argument):
+        if isinstance(argument, (int, float)):
+            return float(argument)
+        try:
+            return float(Fraction(argument))
+        except (ValueError, ZeroDivisionError):
+            try:
+                return float(argument)
+            except ValueError:
+                raise ValueError(f"got {argument!r}, must be {self.syntactic_help}") from None
+
+    def flag_type(self):
+        return "number"
+
+
+def _flag(kind: str, name: str, text: str, default: Any = ..., **extra) -> str:
+    """Defines one flag, its default that of ``lottery_config`` unless given; returns its name."""
+    default = _DEFAULTS[name] if default is ... else default
+    default = list(default) if isinstance(default, tuple) else default
+    extra["flag_values"] = FLAGS
+    if kind == "number":
+        flags.DEFINE(_NumberParser(), name, default, text, **extra)
+    else:
+        getattr(flags, f"DEFINE_{kind}")(name, default=default, help=text, **extra)
+    return name
+
+
+def _enum(name: str, values, text: str, default: Any = ...) -> str:
+    return _flag("enum", name, text, default, enum_values=list(values))
+
+
+def _list(values) -> str:
+    return ", ".join(values)
+
+
+# Topic -> names, in the order of --help.
+_TOPICS = {
+    "What to do": [
+        _enum(
+            "mode",
+            MODES,
+            "run: search, train, compare. plan: list the stages, their cost and what is "
+            "finished. evaluate: accuracy of a model. export: a SavedModel. inspect: a ticket. "
+            "report: rebuild the report of a work directory.",
+            "run",
+        ),
+        _flag("list", "compare", f"Models to train and compare, of {_list(KINDS)}."),
+        _flag(
+            "string",
+            "workdir",
+            "Directory for results, report, tickets, SavedModels and TensorBoard logs.",
+            "runs/lottery",
+        ),
+        _flag(
+            "string",
+            "store",
+            "Directory of finished stages, shared between runs. Default: <workdir>/stages.",
+            None,
+        ),
+        _flag(
+            "string",
+            "ticket",
+            "A ticket directory: to inspect, evaluate or export, or in mode run to train "
+            "instead of searching one.",
+            None,
+        ),
+        _flag(
+            "string",
+            "model_path",
+            "A SavedModel directory, a .keras file, or a finished training stage of a store: "
+            "to evaluate or export.",
+            None,
+        ),
+        _flag(
+            "string",
+            "export_dir",
+            "Where mode export writes. Default: <workdir>/saved_model/exported.",
+            None,
+        ),
+    ],
+    "Data": [
+        _flag(
+            "string",
+            "dataset",
+            "digits (comes with scikit-learn) or an image classification set of "
+            "tensorflow-datasets, such as cifar10.",
+        ),
+        _flag("string", "data_dir", "Where tensorflow-datasets keeps its sets. Default: its own."),
+        _flag("integer", "train_examples", "Size of a class-balanced training subset; 0: all."),
+        _flag(
+            "integer",
+            "validation_examples",
+            "Images held out of the training split; 0: a tenth of it (CIFAR-10: 5,000).",
+        ),
+        _flag("integer", "test_examples", "Number of test images used; 0: all."),
+        _flag("boolean", "augment", "Random crops and flips. Default: for CIFAR sets only."),
+    ],
+    "Model": [
+        _enum("model", ARCHITECTURES, "Network family."),
+        _flag("integer", "depth", "vgg: 7, 8, 11, 16. wide_resnet: 6n + 4. 0: 16 and 34."),
+        _flag("integer", "width", "Width factor of wide_resnet; 0: 10."),
+        _flag("number", "width_multiplier", "Factor on every hidden layer's width."),
+        _flag(
+            "boolean",
+            "normalize",
+            "Standardise pixels in the first layer. Default: if both objectives are natural.",
+        ),
+    ],
+    "Training": [
+        _enum("objective", OBJECTIVES, "What dense training and retraining minimise."),
+        _enum("search_objective", OBJECTIVES, "What the search of a ticket minimises."),
+        _flag("integer", "epochs", "Epochs of the dense baseline."),
+        _flag("integer", "ticket_epochs", "Epochs of retraining a ticket; 0: --epochs."),
+        _flag("integer", "search_epochs", "Epochs of the search; 0: --epochs."),
+        _flag("number", "learning_rate", "Peak rate; 0: 0.1."),
+        _flag(
+            "number",
+            "search_learning_rate",
+            "Start rate of the boosting search and of every warm-up; 0: 0.01, ResNets 0.05.",
+        ),
+        _enum("schedule", RATE_SCHEDULES, "step: x0.1 at 50 % and 75 % of the epochs."),
+        _flag(
+            "integer",
+            "warmup_epochs",
+            "Epochs below the peak rate. Default: 9, ResNets 10, at most half of the epochs.",
+        ),
+        _flag("integer", "batch_size", "Images a step; 0: 64, ResNets 128."),
+        _flag("number", "momentum", "Of SGD, in [0, 1)."),
+        _flag("number", "weight_decay", "L2 coefficient, added to every gradient."),
+        _enum(
+            "dtype_policy",
+            DTYPE_POLICIES,
+            "Precision of training; evaluation is always float32.",
+        ),
+        _flag("boolean", "jit_compile", "Compile the training step with XLA (accelerators)."),
+    ],
+    "Pruning": [
+        _flag("number", "sparsity", "Share of the weights removed, in [0, 1)."),
+        _enum("score", SCORES, "normalized_magnitude: |w| over its layer's mean |w|."),
+        _enum("scope", SCOPES, "One threshold for all layers, or one a layer."),
+        _enum("pruning_schedule", PRUNING_SCHEDULES, "At once or over several search rounds."),
+        _flag("integer", "rounds", "Rounds of the decreasing schedule."),
+        _flag(
+            "number",
+            "round_fraction",
+            "Share of the remaining weights that a round of the geometric schedule removes, "
+            "in (0, 1).",
+        ),
+        _flag(
+            "integer",
+            "rewind_epoch",
+            "0: rewind to the initialisation; k: to the weights after epoch k of the search.",
+        ),
+    ],
+    "Attacks (l_inf, on pixels in [0, 1])": [
+        _flag("number", "eps", "Radius of the ball; 8/255 works."),
+        _flag("integer", "steps", "PGD steps while training."),
+        _flag("number", "step_size", "PGD step. Default: eps/4."),
+        _flag(
+            "boolean",
+            "random_start",
+            "PGD starts at a random point of the ball while training (the authors' code: at "
+            "the clean image).",
+        ),
+        _flag(
+            "list",
+            "attacks",
+            "Evaluated on test images: fgsm, pgd<N>, cw (30 steps on the margin loss), cw<N>.",
+        ),
+        _flag("number", "eval_eps", "Radius in evaluation. Default: --eps."),
+        _flag("number", "eval_step_size", "Step in evaluation. Default: --step_size."),
+        _flag("boolean", "eval_random_start", "PGD and C&W start at random in evaluation."),
+        _flag("integer", "restarts", "Random restarts in evaluation; the worst counts."),
+        _flag("string", "validation_attack", "Run after each epoch to pick the best one."),
+        _flag("integer", "validation_images", "Validation images used each epoch; 0: all."),
+    ],
+    "Running": [
+        _flag("integer", "seed", "Root of all random numbers."),
+        _flag("boolean", "deterministic", "Bit-identical results on one machine, slower."),
+        _flag(
+            "boolean",
+            "verbose",
+            "Show tracebacks and TensorFlow's own messages.",
+            False,
+            short_name="v",
+        ),
+        _flag("boolean", "help", "Show this text.", False, short_name="h"),
+        _flag("boolean", "version", "Show the version.", False),
+    ],
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A parsed command line.
+
+    Attributes:
+      mode: one of ``config.MODES``.
+      options: the arguments of ``lottery_config`` as given.
+      given: names of the flags that were set.
+      argv: the arguments, flagfile and all, as typed.
+    """
+
+    mode: str
+    workdir: str
+    store: str
+    ticket: str | None
+    model_path: str | None
+    export_dir: str
+    verbose: bool
+    options: dict[str, Any]
+    given: frozenset[str]
+    argv: tuple[str, ...]
+
+    def config(self) -> LotteryConfig:
+        """The validated configuration; raises ``UsageError``."""
+        return lottery_config(**self.options)
+
+
+def parse(argv: list[str]) -> Command | str:
+    """Parses arguments (without the program's name).
+
+    Returns:
+      The command, or a text to print (``--help``, ``--version``).
+
+    Raises:
+      UsageError: unknown flag, bad value, missing or malformed flagfile, or
+        an argument that is no flag.
+    """
+    FLAGS.unparse_flags()
+    for name in FLAGS:
+        FLAGS[name].unparse()
+    try:
+        rest = FLAGS(["tf_lottery", *argv])[1:]
+    except flags.CantOpenFlagFileError as error:
+        reason = str(error).split("] ")[-1]
+        raise UsageError(f"--flagfile: cannot be opened: {reason}", "flagfile") from None
+    except flags.Error as error:
+        raise UsageError(" ".join(str(error).replace("flag --", "--").split())) from None
+    if FLAGS.help:
+        return help_text()
+    if FLAGS.version:
+        import tf_lottery
+
+        return f"tf_lottery {tf_lottery.__version__}"
+    if rest:
+        raise UsageError(
+            f"{rest[0]!r} is no flag; a line of a flagfile reads --name=value, # starts a comment"
+        )
+    options = {name: getattr(FLAGS, name) for name in _DEFAULTS}
+    for name in ("compare", "attacks"):
+        options[name] = tuple(item for item in options[name] if item)
+    return Command(
+        mode=FLAGS.mode,
+        workdir=FLAGS.workdir,
+        store=FLAGS.store or f"{FLAGS.workdir}/stages",
+        ticket=FLAGS.ticket,
+        model_path=FLAGS.model_path,
+        export_dir=FLAGS.export_dir or f"{FLAGS.workdir}/saved_model/exported",
+        verbose=FLAGS.verbose,
+        options=options,
+        given=frozenset(name for name in FLAGS if FLAGS[name].present),
+        argv=tuple(argv),
+    )
+
+
+def help_text() -> str:
+    """All flags by topic, with defaults and units."""
+    width = min(100, shutil.get_terminal_size().columns)
+    lines = [
+        "Boosting tickets: search a sparse network cheaply, retrain it robustly, compare.",
+        "",
+        "  python -m tf_lottery.main --flagfile=flags/quickstart.flags [--flag=value ...]",
+        "",
+        "A flagfile holds one --flag=value a line; later values win.",
+    ]
+    for topic, names in _TOPICS.items():
+        lines += ["", f"{topic}:"]
+        for name in names:
+            flag = FLAGS[name]
+            head = f"--{name}" if not flag.boolean else f"--[no]{name}"
+            if flag.short_name:
+                head += f", -{flag.short_name}"
+            text = flag.help + (f" [{_shown(flag)}]" if flag.default is not None else "")
+            lines += textwrap.wrap(
+                text,
+                width,
+                initial_indent=f"  {head:<24}  " if len(head) <= 24 else f"  {head}  ",
+                subsequent_indent=" " * 28,
+            )
+    return "\n".join(lines)
+
+
+def _shown(flag) -> str:
+    if isinstance(flag.default, (list, tuple)):
+        return ",".join(flag.default)
+    if isinstance(flag.default, bool):
+        return "on" if flag.default else "off"
+    if isinstance(flag.default, float):
+        return "8/255" if flag.default == 8 / 255 else f"{flag.default:g}"
+    return str(flag.default)

@@ -1,0 +1,254 @@
+"""The lottery: which stages find a ticket, train it, and train what it is compared with.
+
+    init -> search training -> prune (and rewind) -> retrain -> evaluate, export
+
+- ``dense``: the unpruned network, trained with the full schedule.
+- ``boosting``: searched at the small rate without warm-up (arXiv 2003.05733).
+- ``winning``: searched at the large rate with warm-up, like the dense baseline.
+- ``reinit``: the boosting ticket's mask on a fresh initialisation.
+- ``random_mask``: as many weights per layer as the boosting ticket, at random
+  positions, on its initialisation.
+
+This module only says what depends on what; ``experiments.work`` does it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tf_lottery import weights
+from tf_lottery.config import LotteryConfig, TrainConfig, derive_seed, settings
+from tf_lottery.experiments.local import run_stages
+from tf_lottery.experiments.stage import Stage, in_order
+from tf_lottery.experiments.store import Store
+from tf_lottery.experiments.work import Workshop
+from tf_lottery.pruning.schedule import sparsities
+from tf_lottery.tickets import Ticket
+
+WHICH = ("best", "last")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The stages of one row of the comparison.
+
+    Attributes:
+      kind: one of ``config.KINDS``.
+      ticket: the prune stage whose ticket is trained; ``None`` for dense.
+      train: its training.
+      evaluations: by ``best`` and ``last`` epoch.
+      export: of the best epoch.
+    """
+
+    kind: str
+    ticket: Stage | None
+    train: Stage
+    evaluations: dict[str, Stage]
+    export: Stage
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The stages nothing else in the entry depends on."""
+        return [*self.evaluations.values(), self.export]
+
+    @property
+    def searches(self) -> list[Stage]:
+        """The training stages spent on finding the ticket."""
+        return [
+            stage
+            for stage in in_order([self.ticket] if self.ticket else [])
+            if stage.kind == "train"
+        ]
+
+
+def entries(config: LotteryConfig, ticket: Ticket | None = None) -> list[Entry]:
+    """One entry for each kind in ``config.compare``.
+
+    Args:
+      config: the whole run.
+      ticket: takes the place of the boosting ticket's search.
+    """
+    return [_entry(config, kind, ticket) for kind in config.compare]
+
+
+def _entry(config: LotteryConfig, kind: str, given: Ticket | None) -> Entry:
+    if kind == "dense":
+        ticket = None
+        train = _train_stage(
+            config, config.train, "train: dense", {"start": _init_stage(config, "init")}
+        )
+    else:
+        ticket = _ticket_stage(config, kind, given)
+        train = _train_stage(config, config.ticket_train, f"train: {kind}", {"ticket": ticket})
+    evaluations = {
+        which: Stage(
+            "evaluate",
+            f"evaluate: {kind} ({which} epoch)",
+            {
+                "weights": which,
+                "dataset": config.data.name,
+                "test_examples": config.data.test_examples,
+                "attacks": settings(config.attacks),
+                "seed": config.seed,
+            },
+            {"trained": train},
+        )
+        for which in WHICH
+    }
+    export_parents = {"trained": train} if ticket is None else {"trained": train, "ticket": ticket}
+    export = Stage("export", f"export: {kind}", {"weights": "best"}, export_parents)
+    return Entry(kind, ticket, train, evaluations, export)
+
+
+def _training_data(config: LotteryConfig) -> dict:
+    data = settings(config.data)
+    del data["test_examples"]  # training never sees a test image
+    return data
+
+
+def _init_stage(config: LotteryConfig, purpose: str) -> Stage:
+    # The data set gives the input shape and the classes; its pixels matter only
+    # to a network that is normalised by them.
+    data = _training_data(config) if config.model.normalize else {"name": config.data.name}
+    chosen = {
+        "model": settings(config.model),
+        "data": data,
+        "seed": derive_seed(config.seed, purpose),
+    }
+    return Stage("init", f"initialise ({purpose})", chosen)
+
+
+def _train_stage(
+    config: LotteryConfig, train: TrainConfig, label: str, parents: dict[str, Stage]
+) -> Stage:
+    chosen = {
+        "train": settings(train),
+        "data": _training_data(config),
+        "seed": config.seed,
+    }
+    if config.deterministic:
+        chosen["deterministic"] = True
+    return Stage("train", label, chosen, parents, {"train": train})
+
+
+def _ticket_stage(config: LotteryConfig, kind: str, given: Ticket | None) -> Stage:
+    if kind == "winning":
+        return _search_stages(config, kind, config.winning_search)
+    if given is None:
+        boosting = _search_stages(config, "boosting", config.search)
+    else:
+        boosting = Stage(
+            "prune", "ticket from --ticket", {"given": given.digest}, runtime={"ticket": given}
+        )
+    if kind == "boosting":
+        return boosting
+    seed = derive_seed(config.seed, kind)
+    parents = {"ticket": boosting}
+    if kind == "reinit":
+        parents["start"] = _init_stage(config, "reinit")
+    return Stage("prune", f"prune: {kind}", {"control": kind, "seed": seed}, parents)
+
+
+def _search_stages(config: LotteryConfig, kind: str, train: TrainConfig) -> Stage:
+    """The last prune stage of a search: one round, or several for iterative pruning."""
+    prune = config.prune
+    init = _init_stage(config, "init")
+    rounds = sparsities(prune)
+    if prune.rewind_epoch:
+        train = dataclasses.replace(train, keep_epochs=(prune.rewind_epoch,))
+    ticket = first = None
+    for number, sparsity in enumerate(rounds, 1):
+        suffix = f", round {number} of {len(rounds)}" if len(rounds) > 1 else ""
+        searched = _train_stage(
+            config,
+            train,
+            f"search: {kind}{suffix}",
+            {"start": init} if ticket is None else {"ticket": ticket},
+        )
+        first = first or searched
+        parents = {"start": init, "trained": searched}
+        if ticket is not None:
+            parents["ticket"] = ticket
+        if prune.rewind_epoch:
+            parents["rewind"] = first
+        chosen = {
+            "sparsity": sparsity,
+            "score": prune.score,
+            "scope": prune.scope,
+            "rewind_epoch": prune.rewind_epoch,
+        }
+        if prune.score == "random":
+            chosen["seed"] = derive_seed(config.seed, "score")
+        ticket = Stage("prune", f"prune: {kind}{suffix}", chosen, parents)
+    return ticket
+
+
+def find_ticket(config: LotteryConfig, store: str | Path | None = None) -> Ticket:
+    """Searches the boosting ticket of a config.
+
+    Args:
+      config: see ``tf_lottery.lottery_config``.
+      store: directory of finished stages to use and extend; ``None`` forgets them.
+
+    Returns:
+      The ticket, with its provenance in ``found``.
+
+    Raises:
+      LotteryError: see ``tf_lottery.errors``.
+    """
+    stage = _ticket_stage(config, "boosting", None)
+    with _store(store) as kept:
+        run_stages([stage], Workshop(config, kept))
+        return Ticket.load(kept.path(stage) / "ticket")
+
+
+@dataclass(frozen=True)
+class TrainedTicket:
+    """What retraining a ticket gave.
+
+    Attributes:
+      network: bare ``tf_keras`` model with the best epoch's weights.
+      history: rows as in ``training.callbacks.History``.
+    """
+
+    network: object
+    history: list[dict]
+
+
+def train_ticket(
+    ticket: Ticket, config: LotteryConfig, store: str | Path | None = None
+) -> TrainedTicket:
+    """Retrains a ticket under ``config.ticket_train``.
+
+    Args:
+      ticket: of ``config.model`` and a data set of the same shape.
+      config: data, schedule, seed.
+      store: as in ``find_ticket``.
+
+    Raises:
+      TicketError: the ticket is for another network.
+      LotteryError: see ``tf_lottery.errors``.
+    """
+    entry = _entry(config, "boosting", ticket)
+    with _store(store) as kept:
+        workshop = Workshop(config, kept)
+        run_stages([entry.train], workshop)
+        path = kept.path(entry.train)
+        network = workshop.spec.build(ticket.init_seed)
+        weights.set_weights(network, weights.read_arrays(path / "best.npz"))
+        return TrainedTicket(network, workshop.history(entry.train))
+
+
+@contextlib.contextmanager
+def _store(path: str | Path | None) -> Iterator[Store]:
+    """The store at ``path``, or one that is removed afterwards."""
+    if path is not None:
+        yield Store(path)
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            yield Store(temporary)

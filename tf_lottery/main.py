@@ -1,0 +1,58 @@
+"""The command line: parse, dispatch, exit code.
+
+    python -m tf_lottery.main --flagfile=flags/quickstart.flags
+
+Exit codes: 0 done; 1 the run failed; 2 the command line cannot be used;
+130 interrupted. Errors are one line on stderr; ``-v`` adds the traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+
+from tf_lottery import commands, flags
+from tf_lottery.errors import LotteryError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line (without the program's name); returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    verbose = any(argument in ("-v", "--verbose") for argument in arguments)
+    try:
+        command = flags.parse(arguments)
+        if isinstance(command, str):
+            print(command)
+            return 0
+        verbose = command.verbose
+        return commands.execute(command)
+    except LotteryError as error:
+        if verbose:
+            traceback.print_exc()
+        _complain(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        _complain("interrupted; the same command goes on from the last finished epoch")
+        return 130
+    except BrokenPipeError:
+        return 141
+    except Exception as error:
+        if verbose:
+            traceback.print_exc()
+        _complain(f"unexpected {type(error).__name__}: {error} (-v shows the traceback)")
+        return 1
+
+
+def _complain(message: object) -> None:
+    """One line on stderr, whatever the message holds."""
+    print("tf_lottery: " + " ".join(str(message).split()), file=sys.stderr)
+
+
+def console() -> None:
+    """Entry point of the console script."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    console()

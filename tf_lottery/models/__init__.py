@@ -1,0 +1,99 @@
+"""The networks of the paper, and two small ones, as functional ``tf_keras`` models.
+
+Each takes float32 pixels in [0, 1] (batch, height, width, channels) and returns
+float32 logits (batch, classes), no softmax. Input normalisation, if any, is the
+first layer, so attacks work on pixels and an exported model is self-contained.
+
+Layer names and initial weights do not depend on what else the process has built:
+a kernel is a pure function of the seed, its layer's name and its shape.
+
+Reference: Li et al. 2020, arXiv 2003.05733, section 4 (architectures).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from numbers import Integral
+
+from tf_lottery.config import (
+    ARCHITECTURES,
+    DTYPE_POLICIES,
+    ModelConfig,
+    check_depth,
+)
+from tf_lottery.errors import UsageError
+from tf_lottery.keras import keras
+from tf_lottery.models import convnet, lenet, resnet, vgg, wide_resnet
+from tf_lottery.models.flops import forward_flops
+from tf_lottery.models.layers import Layers, normalization
+
+__all__ = ["build_model", "forward_flops"]
+
+# (layers, pixels, depth, width) -> features (batch, n) before the logits.
+_FAMILIES: dict[str, Callable] = {
+    "convnet": convnet.features,
+    "lenet": lenet.features,
+    "resnet18": resnet.features,
+    "vgg": vgg.features,
+    "wide_resnet": wide_resnet.features,
+}
+
+
+def build_model(
+    name: str,
+    input_shape: Sequence[int],
+    num_classes: int,
+    seed: int,
+    *,
+    depth: int = 0,
+    width: int = 0,
+    width_multiplier: float = 1.0,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    dtype_policy: str = "float32",
+) -> keras.Model:
+    """A freshly initialised network.
+
+    Args:
+      name: family: ``convnet``, ``lenet``, ``resnet18``, ``vgg`` or ``wide_resnet``.
+      input_shape: (height, width, channels) of an image.
+      num_classes: 2 or more.
+      seed: of the initial weights.
+      depth: of ``vgg`` (7, 8, 11, 16) and ``wide_resnet`` (6n + 4); 0 takes the
+        paper's (16 and 34).
+      width: of ``wide_resnet``, 10 in the paper's WideResNet-34-10; 0 takes that.
+      width_multiplier: scales every hidden width, rounded, at least 1.
+      mean: per channel, on [0, 1] pixels; goes with ``std``.
+      std: per channel, above 0. Without ``mean`` and ``std`` there is no such layer.
+      dtype_policy: of every layer but the normalisation and the logits, which stay
+        float32. Variables are float32 under all policies.
+
+    Raises:
+      UsageError: unknown name or policy, or a value out of range for the family.
+
+    Example:
+      >>> model = build_model("vgg", (32, 32, 3), 10, seed=0, width_multiplier=0.05)
+      >>> model.name, model.output_shape, model.get_layer("conv1_1").kernel.shape[-1]
+      ('vgg16-w0.05', (None, 10), 3)
+    """
+    if name not in ARCHITECTURES:
+        raise UsageError.unknown("model", name, tuple(ARCHITECTURES))
+    check_depth(name, depth)  # before ModelConfig: its message lists the valid depths
+    config = ModelConfig(name, depth, width, width_multiplier)
+    shape = tuple(input_shape)
+    if len(shape) != 3 or not all(isinstance(n, Integral) and n > 0 for n in shape):
+        raise UsageError.bad_value(
+            "input_shape", input_shape, "(height, width, channels), all above 0"
+        )
+    if num_classes < 2:
+        raise UsageError.bad_value("num_classes", num_classes, "2 or more")
+    if dtype_policy not in DTYPE_POLICIES:
+        raise UsageError.unknown("dtype_policy", dtype_policy, DTYPE_POLICIES)
+
+    layers = Layers(seed, dtype_policy, width_multiplier)
+    x = pixels = keras.Input(shape, name="pixels", dtype="float32")
+    if mean is not None or std is not None:
+        x = normalization(mean, std, channels=shape[2])(x)
+    architecture = ARCHITECTURES[name]
+    x = _FAMILIES[name](layers, x, depth or architecture.depth, width or architecture.width)
+    return keras.Model(pixels, layers.logits(x, num_classes), name=config.label)

@@ -1,0 +1,221 @@
+"""From a user's options to a ``LotteryConfig``.
+
+Fills in what the paper sets per architecture (rates, warm-up, batch size) and
+what follows from other options. The command line's flags have these names.
+"""
+
+from __future__ import annotations
+
+from tf_lottery.config import (
+    ARCHITECTURES,
+    AttackConfig,
+    DataConfig,
+    LotteryConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    PruneConfig,
+    ScheduleConfig,
+    TrainConfig,
+    attack_from_name,
+)
+from tf_lottery.errors import UsageError
+
+
+def objective_config(
+    name: str, eps: float, steps: int, step_size: float, random_start: bool, flag: str = "objective"
+) -> ObjectiveConfig:
+    """The training objective of that name.
+
+    ``pgd`` takes all settings; ``fgsm`` is one step of eps from the clean image.
+
+    Raises:
+      UsageError: unknown name (naming ``flag``) or bad setting.
+    """
+    if name == "natural":
+        return ObjectiveConfig("natural", None)
+    if name == "fgsm":
+        return ObjectiveConfig("fgsm", attack_from_name("fgsm", eps))
+    if name == "pgd":
+        attack = AttackConfig(f"pgd{steps}", "linf", eps, steps, step_size, random_start)
+        return ObjectiveConfig("pgd", attack)
+    raise UsageError.unknown(flag, name, ("natural", "fgsm", "pgd"))
+
+
+def lottery_config(
+    *,
+    dataset: str = "digits",
+    data_dir: str | None = None,
+    train_examples: int = 0,
+    validation_examples: int = 0,
+    test_examples: int = 0,
+    augment: bool | None = None,
+    model: str = "convnet",
+    depth: int = 0,
+    width: int = 0,
+    width_multiplier: float = 1.0,
+    normalize: bool | None = None,
+    objective: str = "pgd",
+    search_objective: str = "fgsm",
+    compare: tuple[str, ...] = ("dense", "boosting", "reinit"),
+    sparsity: float = 0.8,
+    score: str = "normalized_magnitude",
+    scope: str = "global",
+    pruning_schedule: str = "one_shot",
+    rounds: int = 10,
+    round_fraction: float = 0.2,
+    rewind_epoch: int = 0,
+    epochs: int = 100,
+    ticket_epochs: int = 0,
+    search_epochs: int = 0,
+    learning_rate: float = 0,
+    search_learning_rate: float = 0,
+    schedule: str = "step",
+    warmup_epochs: int | None = None,
+    batch_size: int = 0,
+    momentum: float = 0.9,
+    weight_decay: float = 1e-4,
+    eps: float = 8 / 255,
+    steps: int = 10,
+    step_size: float | None = None,
+    random_start: bool = False,
+    attacks: tuple[str, ...] = ("fgsm", "pgd20", "pgd100", "cw"),
+    eval_eps: float | None = None,
+    eval_step_size: float | None = None,
+    eval_random_start: bool = True,
+    restarts: int = 1,
+    validation_attack: str = "pgd10",
+    validation_images: int = 0,
+    dtype_policy: str = "float32",
+    jit_compile: bool = False,
+    seed: int = 0,
+    deterministic: bool = False,
+) -> LotteryConfig:
+    """Builds and validates the configuration of a run.
+
+    Args (0 or ``None`` means the default described):
+      dataset, data_dir, train_examples, validation_examples, test_examples: see
+        ``config.DataConfig``.
+      augment: random crops and flips; default: for CIFAR sets only.
+      model, depth, width, width_multiplier: see ``config.ModelConfig``.
+      normalize: the data set's mean and deviation in the first layer; default: if
+        both objectives are natural (the authors' code).
+      objective, search_objective: ``natural``, ``fgsm`` or ``pgd``.
+      compare: kinds to train; see ``tf_lottery.lottery``.
+      sparsity ... rewind_epoch: see ``config.PruneConfig``.
+      epochs: of the dense baseline.
+      ticket_epochs: of the tickets; default: ``epochs``.
+      search_epochs: of the search; default: ``epochs``.
+      learning_rate: peak rate of dense training, retraining and the winning
+        search; default: the architecture's (0.1).
+      search_learning_rate: constant start rate of the boosting search and start of
+        every warm-up; default: the architecture's (VGG 0.01, ResNets 0.05).
+      schedule: ``step``, ``cyclic``, ``cosine``, ``constant``.
+      warmup_epochs: epochs below the peak; default: the architecture's, at most
+        half of the epochs.
+      batch_size: default: the architecture's.
+      momentum, weight_decay: of SGD; decay is added to the gradient.
+      eps, steps, step_size, random_start: of the training attack, on [0, 1]
+        pixels; ``step_size`` defaults to eps / 4. FGSM takes one step of eps.
+      attacks: names evaluated on test images.
+      eval_eps, eval_step_size: of evaluation; default: as in training.
+      eval_random_start, restarts: of PGD and C&W in evaluation.
+      validation_attack: name; run each epoch if a network is trained adversarially.
+      validation_images: how many of the validation images that uses; 0: all.
+      dtype_policy, jit_compile, seed, deterministic: see ``config``.
+
+    Raises:
+      UsageError: names the option, what it got and what it may be.
+
+    Example:
+      >>> config = lottery_config(dataset="digits", eps=0.15, epochs=4)
+      >>> config.train.objective.attack.steps
+      10
+    """
+    model_config = ModelConfig(model, depth, width, width_multiplier)  # checks the name first
+    arch = ARCHITECTURES[model]
+    if not 0 <= eps <= 1:
+        raise UsageError.bad_value("eps", eps, "in [0, 1], the range of a pixel")
+    step_size = eps / 4 if step_size is None else step_size
+    natural = objective == search_objective == "natural"
+    if normalize is None:
+        normalize = natural
+    model_config = ModelConfig(model, depth, width, width_multiplier, normalize)
+    trained = objective_config(objective, eps, steps, step_size, random_start)
+    searched = objective_config(
+        search_objective, eps, steps, step_size, random_start, "search_objective"
+    )
+    for flag, value in (
+        ("epochs", epochs),
+        ("search_epochs", search_epochs or epochs),
+        ("ticket_epochs", ticket_epochs or epochs),
+    ):
+        if value < 1:
+            raise UsageError.bad_value(flag, value, "1 or more")
+    for flag, value in (
+        ("learning_rate", learning_rate),
+        ("search_learning_rate", search_learning_rate),
+        ("batch_size", batch_size),
+    ):
+        if value < 0:
+            raise UsageError.bad_value(flag, value, "more than 0")
+    if warmup_epochs is not None and warmup_epochs < 0:
+        raise UsageError.bad_value("warmup_epochs", warmup_epochs, "0 or more")
+    rate = learning_rate or arch.learning_rate
+    search_rate = search_learning_rate or arch.search_learning_rate
+
+    evaluated = tuple(
+        attack_from_name(
+            name,
+            eps if eval_eps is None else eval_eps,
+            eval_step_size
+            if eval_step_size is not None
+            else (step_size if eval_eps is None else None),
+            eval_random_start,
+            restarts,
+        )
+        for name in attacks
+    )
+    validated = attack_from_name(
+        validation_attack, eps if eval_eps is None else eval_eps, None, eval_random_start
+    )
+
+    def training(target: ObjectiveConfig, count: int, peak: float, warm: bool) -> TrainConfig:
+        warmup = 0
+        if warm and schedule != "cyclic":
+            default = min(arch.warmup_epochs, count // 2)
+            warmup = default if warmup_epochs is None else warmup_epochs
+        return TrainConfig(
+            objective=target,
+            epochs=count,
+            batch_size=batch_size or arch.batch_size,
+            schedule=ScheduleConfig(schedule, peak, min(search_rate, peak), warmup),
+            momentum=momentum,
+            weight_decay=weight_decay,
+            validation_attack=None if natural else validated,
+            validation_images=validation_images,
+            dtype_policy=dtype_policy,
+            jit_compile=jit_compile,
+        )
+
+    return LotteryConfig(
+        data=DataConfig(
+            dataset,
+            train_examples,
+            validation_examples,
+            test_examples,
+            dataset.startswith("cifar") if augment is None else augment,
+            data_dir,
+        ),
+        model=model_config,
+        search=training(searched, search_epochs or epochs, search_rate, warm=False),
+        winning_search=training(searched, search_epochs or epochs, rate, warm=True),
+        train=training(trained, epochs, rate, warm=True),
+        ticket_train=training(trained, ticket_epochs or epochs, rate, warm=True),
+        prune=PruneConfig(
+            sparsity, score, scope, pruning_schedule, rounds, round_fraction, rewind_epoch
+        ),
+        attacks=evaluated,
+        compare=tuple(compare),
+        seed=seed,
+        deterministic=deterministic,
+    )

@@ -1,0 +1,175 @@
+"""Masks of an exact size from scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from tf_lottery.config import SCOPES, derive_seed
+from tf_lottery.errors import DeadLayerError, LotteryError, UsageError
+from tf_lottery.pruning.scores import score as score_weights
+from tf_lottery.types import NamedArrays
+
+
+def prune(
+    weights: NamedArrays,
+    masks: NamedArrays | None,
+    sparsity: float,
+    score: str = "normalized_magnitude",
+    scope: str = "global",
+    seed: int = 0,
+) -> NamedArrays:
+    """Keeps the best-scored weights that are still there.
+
+    Args:
+      weights: layer name -> kernel. The order of the layers breaks ties.
+      masks: layer name -> bool, True where a weight is still there; ``None``: all are.
+      sparsity: share of *all* weights that are removed afterwards, those removed before
+        included, in [0, 1).
+      score: see ``tf_lottery.pruning.scores``.
+      scope: ``global``, one threshold over all layers; ``layer``, the same sparsity in
+        each layer, rounded so that the total is the same as of ``global``.
+      seed: of the score ``random``.
+
+    Returns:
+      Layer name -> bool array with ``kept_count(total, sparsity)`` True in all. Nothing
+      comes back that ``masks`` had removed. Of equal scores the earlier position stays:
+      earlier layer, then earlier in C order.
+
+    Raises:
+      UsageError: invalid sparsity, score or scope.
+      LotteryError: fewer weights are left than are to be kept.
+      NonFiniteError: a weight is NaN or infinite.
+      DeadLayerError: a layer would be left without a weight.
+      ValueError: the masks are not for these weights.
+
+    Example:
+      >>> prune({"a": np.array([3.0, 1.0]), "b": np.array([2.0, 2.0])}, None, 0.5, "magnitude")
+      {'a': array([ True, False]), 'b': array([ True, False])}
+    """
+    if not 0 <= sparsity < 1:
+        raise UsageError.bad_value("sparsity", sparsity, "in [0, 1), such as 0.8")
+    if scope not in SCOPES:
+        raise UsageError.unknown("scope", scope, SCOPES)
+    alive = _alive(weights, masks)
+    sizes = np.array([mask.size for mask in alive.values()])
+    left = np.array([np.count_nonzero(mask) for mask in alive.values()])
+    keep = kept_count(int(sizes.sum()), sparsity)
+    if left.sum() < keep:
+        raise LotteryError(
+            f"--sparsity: got {sparsity:g}, lower than the current sparsity "
+            f"{1 - left.sum() / sizes.sum():g}: {left.sum()} of {sizes.sum()} weights are left, "
+            f"{keep} are to be kept; give a higher one or prune a denser network"
+        )
+    scores = score_weights(score, weights, alive, seed)
+    if scope == "global":
+        flat_alive = np.concatenate([mask.ravel() for mask in alive.values()])
+        flat = np.concatenate([scores[layer].ravel() for layer in alive])
+        flat_kept = _top(flat, flat_alive, keep)
+        parts = np.split(flat_kept, np.cumsum(sizes)[:-1])
+    else:
+        counts = _layer_counts(list(alive), sizes, left, sparsity, keep)
+        parts = [
+            _top(scores[layer].ravel(), mask.ravel(), count)
+            for (layer, mask), count in zip(alive.items(), counts, strict=True)
+        ]
+    result = {
+        layer: part.reshape(mask.shape)
+        for (layer, mask), part in zip(alive.items(), parts, strict=True)
+    }
+    dead = [f"{layer} ({mask.size} weights)" for layer, mask in result.items() if not mask.any()]
+    if dead:
+        remedy = "" if scope == "layer" else " or give --scope=layer"
+        raise DeadLayerError(
+            f"sparsity {sparsity:g} leaves no weight in {', '.join(dead)}: lower --sparsity{remedy}"
+        )
+    return result
+
+
+def kept_count(total: int, sparsity: float) -> int:
+    """How many of ``total`` weights stay at ``sparsity``."""
+    return round((1 - sparsity) * total)
+
+
+def random_masks(masks: NamedArrays, seed: int) -> NamedArrays:
+    """As many weights in every layer as in ``masks``, at random positions.
+
+    Args:
+      masks: layer name -> bool.
+      seed: combined with the layer's name.
+    """
+    result = {}
+    for layer, mask in masks.items():
+        rng = np.random.default_rng(derive_seed(seed, "random mask", layer))
+        mask = np.asarray(mask, bool)
+        result[layer] = rng.permutation(mask.ravel()).reshape(mask.shape)
+    return result
+
+
+def density(masks: NamedArrays) -> float:
+    """Share of all weights that is kept, in [0, 1]."""
+    kept = sum(int(np.count_nonzero(mask)) for mask in masks.values())
+    return kept / sum(np.size(mask) for mask in masks.values())
+
+
+def layer_densities(masks: NamedArrays) -> dict[str, float]:
+    """Share of each layer's weights that is kept, in [0, 1]."""
+    return {layer: float(np.count_nonzero(mask) / np.size(mask)) for layer, mask in masks.items()}
+
+
+def _alive(weights: NamedArrays, masks: Mapping[str, np.ndarray] | None) -> NamedArrays:
+    """Bool masks in the order of ``weights``."""
+    if not weights:
+        raise ValueError("no weights to prune")
+    if masks is None:
+        return {layer: np.ones(np.shape(kernel), bool) for layer, kernel in weights.items()}
+    if set(masks) != set(weights):
+        raise ValueError(
+            f"masks and weights are not of the same layers: {sorted(set(masks) ^ set(weights))}"
+        )
+    for layer, kernel in weights.items():
+        if np.shape(masks[layer]) != np.shape(kernel):
+            raise ValueError(
+                f"{layer}: mask of shape {np.shape(masks[layer])} for a kernel of "
+                f"shape {np.shape(kernel)}"
+            )
+    return {layer: np.asarray(masks[layer], bool) for layer in weights}
+
+
+def _top(scores: np.ndarray, alive: np.ndarray, keep: int) -> np.ndarray:
+    """The ``keep`` highest of the scores that are alive, as a bool array; all are 1-D."""
+    if not keep:
+        return np.zeros_like(alive)
+    candidates = scores[alive]
+    cut = len(candidates) - keep
+    threshold = np.partition(candidates, cut)[cut]
+    kept = alive & (scores > threshold)
+    ties = np.flatnonzero(alive & (scores == threshold))
+    kept[ties[: keep - np.count_nonzero(kept)]] = True
+    return kept
+
+
+def _layer_counts(
+    layers: list[str], sizes: np.ndarray, left: np.ndarray, sparsity: float, keep: int
+) -> list[int]:
+    """Weights to keep in each layer: the same share of each, by largest remainder.
+
+    A layer never gets more than it has left. That matters from the second round on:
+    a remainder may then go to another layer than the round before.
+    """
+    quota = (1 - sparsity) * sizes
+    counts = np.floor(quota).astype(int)
+    short = [layer for layer, have, want in zip(layers, left, counts, strict=True) if have < want]
+    if short:
+        raise LotteryError(
+            f"--sparsity: got {sparsity:g}, lower than the current sparsity of "
+            f"{', '.join(short)}; give a higher one or --scope=global"
+        )
+    by_remainder = np.argsort(counts - quota, kind="stable")
+    while counts.sum() < keep:
+        for layer in by_remainder[counts[by_remainder] < left[by_remainder]]:
+            counts[layer] += 1
+            if counts.sum() == keep:
+                break
+    return counts.tolist()

@@ -1,0 +1,174 @@
+"""Keras callbacks of a training run: history, best epoch, checkpoints, bad numbers.
+
+Order matters and is fixed in ``tf_lottery.training.run``: the history row of an
+epoch first, then the weights that may become the best, the checkpoint last. A
+process that dies in between repeats that epoch from the previous checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+
+from tf_lottery import weights
+from tf_lottery.errors import NonFiniteError
+from tf_lottery.keras import keras, tf
+
+
+class NonFiniteGuard(keras.callbacks.Callback):
+    """Stops a run at the first step whose loss is NaN or infinite.
+
+    Raises:
+      NonFiniteError: names stage, epoch and step (both counted from 1).
+    """
+
+    def __init__(self, stage: str):
+        super().__init__()
+        self._stage = stage
+        self._epoch = 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        # Keras reports the running mean, which stays NaN from the bad step on.
+        if not math.isfinite(logs["loss"]):
+            raise NonFiniteError(
+                f"{self._stage}: loss is {logs['loss']} in epoch {self._epoch + 1}, "
+                f"step {batch + 1}; a lower learning rate may help"
+            )
+
+
+class History(keras.callbacks.Callback):
+    """One row an epoch, in memory and in ``history.json`` (written atomically).
+
+    A row: ``epoch`` (from 1), ``learning_rate`` (of the epoch's last step), ``loss``
+    and ``train_accuracy`` (on the images trained on, attacked ones if adversarial),
+    ``validation_natural``, ``validation_robust`` (or ``None``), ``seconds`` (training
+    alone), ``startup_seconds`` (the part of it until the process's first step was
+    done: tracing and compiling) and ``validation_seconds``.
+    """
+
+    def __init__(self, path: Path, rates: np.ndarray, steps_per_epoch: int, first_epoch: int):
+        super().__init__()
+        self._path = Path(path)
+        self._rates = rates
+        self._steps_per_epoch = steps_per_epoch
+        self.rows: list[dict] = []
+        if first_epoch:
+            self.rows = json.loads(self._path.read_text())[:first_epoch]
+
+    def on_train_begin(self, logs=None):
+        self._first_step_pending = True
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._began = time.perf_counter()
+        self._trained = None
+        self._startup = 0.0
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._first_step_pending:
+            self._startup = time.perf_counter() - self._began
+            self._first_step_pending = False
+
+    def on_test_begin(self, logs=None):
+        self._trained = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        now = time.perf_counter()
+        trained = self._trained or now
+        robust = logs.get("val_robust")
+        self.rows.append(
+            {
+                "epoch": epoch + 1,
+                "learning_rate": float(self._rates[(epoch + 1) * self._steps_per_epoch - 1]),
+                "loss": float(logs["loss"]),
+                "train_accuracy": float(logs["accuracy"]),
+                "validation_natural": float(logs["val_natural"]),
+                "validation_robust": None if robust is None else float(robust),
+                "seconds": trained - self._began,
+                "startup_seconds": self._startup,
+                "validation_seconds": now - trained,
+            }
+        )
+        weights.write_json(self._path, self.rows)
+
+
+def judged_by(rows: list[dict]) -> str:
+    """The history column that picks the best epoch: robust accuracy where it was measured."""
+    robust = rows[0]["validation_robust"] is not None
+    return "validation_robust" if robust else "validation_natural"
+
+
+def best_epoch(rows: list[dict]) -> int:
+    """The epoch (from 1) with the best validation accuracy, the earliest among equals."""
+    column = judged_by(rows)
+    return max(rows, key=lambda row: (row[column], -row["epoch"]))["epoch"]
+
+
+class KeepWeights(keras.callbacks.Callback):
+    """Writes ``epoch-<k>.npz`` for the best epoch so far and for epochs to rewind to."""
+
+    def __init__(self, directory: Path, network: keras.Model, history: History, keep=()):
+        super().__init__()
+        self._directory = Path(directory)
+        self._network = network
+        self._history = history
+        self._keep = set(keep)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch + 1 in self._keep or best_epoch(self._history.rows) == epoch + 1:
+            path = epoch_file(self._directory, epoch + 1)
+            weights.write_arrays(path, weights.get_weights(self._network))
+
+
+def epoch_file(directory: Path, epoch: int) -> Path:
+    """Where the weights after ``epoch`` (from 1) are kept."""
+    return Path(directory) / f"epoch-{epoch}.npz"
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Saves everything needed to go on after every epoch, and drops what is outdated.
+
+    Variables: kernels and masks (``masked.wrapped``), optimizer slots and step count.
+    """
+
+    def __init__(self, directory: Path, model, optimizer, history: History, keep=()):
+        super().__init__()
+        self._directory = Path(directory)
+        self._history = history
+        self._keep = set(keep)
+        # Not set_model's: restoring happens before fit.
+        self._checkpoint = tf.train.Checkpoint(network=model.masked.wrapped, optimizer=optimizer)
+        self._manager = tf.train.CheckpointManager(
+            self._checkpoint, str(self._directory / "checkpoints"), max_to_keep=2
+        )
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._manager.save(checkpoint_number=epoch + 1)
+        needed = {*self._keep, best_epoch(self._history.rows)}
+        for path in self._directory.glob("epoch-*.npz"):
+            if int(path.stem.split("-")[1]) not in needed:
+                path.unlink()
+
+    def restore(self) -> None:
+        """Restores the newest checkpoint into the model and the (built) optimizer."""
+        path = self._manager.latest_checkpoint
+        self._checkpoint.restore(path).assert_existing_objects_matched()
+
+
+def finished_epochs(directory: Path) -> int:
+    """Epochs covered by the newest checkpoint under ``directory``; 0 without one."""
+    path = tf.train.latest_checkpoint(str(Path(directory) / "checkpoints"))
+    return int(path.rsplit("-", 1)[1]) if path else 0
+
+
+class SyncValidationNetwork(keras.callbacks.Callback):
+    """Copies the trained weights into the float32 twin before each validation."""
+
+    def on_test_begin(self, logs=None):
+        self.model.validation_network.set_weights(self.model.network.get_weights())

@@ -1,0 +1,132 @@
+"""The training step: attack, masked gradients, SGD, mask again.
+
+``LotteryModel`` is an ordinary ``keras.Model``; ``fit`` drives it, so every Keras
+callback works. Its network stays a plain functional model that anyone can call.
+"""
+
+from __future__ import annotations
+
+from tf_lottery.keras import keras, tf
+from tf_lottery.objectives import Objective
+from tf_lottery.pruning.masks import MaskedNetwork
+from tf_lottery.types import Attack
+
+
+class LotteryModel(keras.Model):
+    """A masked network with the objective it is trained on.
+
+    Batches are dicts from ``tf_lottery.data``: ``image`` float32 (batch, h, w, c)
+    in [0, 1], ``label`` int32 (batch,), ``index`` int32 (batch,), and ``epoch``
+    (scalar, training) or ``weight`` (batch,), 0 for padding (validation).
+
+    Args:
+      masked: the network and its masks. Masks must not change while training.
+      objective: what to minimise.
+      attack_seed: root of the training attack's random starts, which are keyed by
+        (attack_seed, epoch, example).
+      weight_decay: L2 coefficient, added as ``weight_decay * w`` to the gradient of
+        every trainable variable before momentum, as PyTorch's SGD (and so the
+        paper's code) does; Keras's own ``weight_decay`` is decoupled from the rate.
+      validation_attack: judged on validation images; ``None``: clean accuracy only.
+      validation_network: float32 twin used for validation when the trained
+        network computes in another precision; its weights are the caller's to sync.
+    """
+
+    def __init__(
+        self,
+        masked: MaskedNetwork,
+        objective: Objective,
+        attack_seed: int = 0,
+        weight_decay: float = 0.0,
+        validation_attack: Attack | None = None,
+        validation_network: keras.Model | None = None,
+    ):
+        super().__init__(name="lottery_model")
+        self.masked = masked
+        self.network = masked.network
+        self.objective = objective
+        self.attack_seed = attack_seed
+        self.weight_decay = weight_decay
+        self.validation_attack = validation_attack
+        self.validation_network = validation_network or masked.network
+        # A dense run need not pay for multiplying by ones.
+        self._multipliers = (
+            [None] * len(self.network.trainable_variables)
+            if masked.is_dense()
+            else masked.multipliers()
+        )
+        self._loss = keras.metrics.Mean("loss")
+        self._accuracy = keras.metrics.Mean("accuracy")
+        self._natural = keras.metrics.Mean("natural")
+        self._robust = keras.metrics.Mean("robust")
+
+    @property
+    def metrics(self):
+        return [self._loss, self._accuracy, self._natural, self._robust]
+
+    def call(self, x, training=False):
+        return self.network(x, training=training)
+
+    def train_step(self, batch):
+        x, y = batch["image"], batch["label"]
+        # The attack sees the network in inference mode: it must not move the
+        # BatchNorm statistics, and it attacks what will be deployed.
+        x = self.objective.perturb(
+            lambda images: self.network(images, training=False), x, y, self._attack_seeds(batch)
+        )
+        variables = self.network.trainable_variables
+        with tf.GradientTape() as tape:
+            logits = self.network(x, training=True)
+            loss = self.objective.loss(logits, y)
+            scaled = self._scale(loss)
+        gradients = self._unscale(tape.gradient(scaled, variables))
+        gradients = [
+            gradient + self.weight_decay * variable if self.weight_decay else gradient
+            for gradient, variable in zip(gradients, variables, strict=True)
+        ]
+        self.optimizer.apply_gradients(
+            (gradient if factor is None else gradient * factor, variable)
+            for gradient, variable, factor in zip(
+                gradients, variables, self._multipliers, strict=True
+            )
+        )
+        # Again after the update: 0 * anything is 0 only for finite numbers, and -0.0
+        # or an optimizer with other state must not revive a weight.
+        for variable, factor in zip(variables, self._multipliers, strict=True):
+            if factor is not None:
+                variable.assign(variable * factor)
+        self._loss.update_state(loss)
+        self._accuracy.update_state(_correct(logits, y))
+        return {"loss": self._loss.result(), "accuracy": self._accuracy.result()}
+
+    def test_step(self, batch):
+        x, y, weight = batch["image"], batch["label"], batch["weight"]
+
+        def logits_fn(images):
+            return self.validation_network(images, training=False)
+
+        self._natural.update_state(_correct(logits_fn(x), y), sample_weight=weight)
+        result = {"natural": self._natural.result()}
+        if self.validation_attack is not None:
+            seeds = tf.stack([tf.zeros_like(batch["index"]), batch["index"]], axis=1)
+            attacked = self.validation_attack(logits_fn, x, y, seeds)
+            self._robust.update_state(_correct(logits_fn(attacked), y), sample_weight=weight)
+            result["robust"] = self._robust.result()
+        return result
+
+    def _attack_seeds(self, batch):
+        epoch_seed = tf.fill(tf.shape(batch["index"]), self.attack_seed + batch["epoch"])
+        return tf.stack([epoch_seed, batch["index"]], axis=1)
+
+    def _scale(self, loss):
+        scaler = getattr(self.optimizer, "get_scaled_loss", None)
+        return scaler(loss) if scaler else loss
+
+    def _unscale(self, gradients):
+        unscaler = getattr(self.optimizer, "get_unscaled_gradients", None)
+        return unscaler(gradients) if unscaler else gradients
+
+
+def _correct(logits, y):
+    """1.0 where the arg max of (batch, classes) logits is the label, else 0.0."""
+    return tf.cast(tf.equal(tf.argmax(logits, axis=-1, output_type=y.dtype), y), tf.float32)

@@ -1,0 +1,179 @@
+"""One training run, from starting weights to ``final.npz``, ``best.npz`` and a history."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from tf_lottery import weights
+from tf_lottery.attacks import make_attack
+from tf_lottery.config import TrainConfig, derive_seed
+from tf_lottery.data import ImageData, evaluation_batches, steps_per_epoch, training_batches
+from tf_lottery.keras import keras
+from tf_lottery.objectives import make_objective
+from tf_lottery.pruning.masks import MaskedNetwork
+from tf_lottery.training import callbacks
+from tf_lottery.training.model import LotteryModel
+from tf_lottery.training.schedules import RateTable, learning_rates
+from tf_lottery.training.tensorboard import TensorBoardLog
+
+# Gradients of float16 networks underflow; the attack needs only their sign.
+_FLOAT16_ATTACK_SCALE = 1024.0
+
+
+def make_optimizer(config: TrainConfig, steps: int) -> keras.optimizers.Optimizer:
+    """SGD with momentum over the config's rate table; loss-scaled for ``mixed_float16``.
+
+    Weight decay is not here: ``LotteryModel`` adds it to the gradients.
+    """
+    rates = learning_rates(config.schedule, config.epochs, steps)
+    optimizer = keras.optimizers.SGD(RateTable(rates), momentum=config.momentum)
+    if config.dtype_policy == "mixed_float16":
+        optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
+    return optimizer
+
+
+def make_training_model(
+    masked: MaskedNetwork,
+    config: TrainConfig,
+    seed: int,
+    validation_network: keras.Model | None = None,
+) -> LotteryModel:
+    """The Keras model of a run, not yet compiled.
+
+    Args:
+      masked: starting weights and masks.
+      config: objective, attack, weight decay.
+      seed: the run's root seed.
+      validation_network: float32 twin for mixed precision.
+    """
+    scale = _FLOAT16_ATTACK_SCALE if config.dtype_policy == "mixed_float16" else 1.0
+    attack = config.objective.attack
+    return LotteryModel(
+        masked,
+        make_objective(
+            config.objective, make_attack(attack, gradient_scale=scale) if attack else None
+        ),
+        attack_seed=derive_seed(seed, "attack"),
+        weight_decay=config.weight_decay,
+        validation_attack=(
+            make_attack(config.validation_attack) if config.validation_attack else None
+        ),
+        validation_network=validation_network,
+    )
+
+
+def train(
+    masked: MaskedNetwork,
+    data: ImageData,
+    config: TrainConfig,
+    *,
+    seed: int,
+    directory: Path,
+    augment: bool = False,
+    stage: str = "training",
+    log_directory: Path | None = None,
+    log_settings: dict | None = None,
+    validation_network: keras.Model | None = None,
+    verbose: int | None = None,
+) -> list[dict]:
+    """Trains ``masked`` in place and leaves the results in ``directory``.
+
+    Called again on a directory in which it was interrupted, it goes on after the
+    last finished epoch. Files left: ``final.npz``, ``best.npz`` (by validation
+    accuracy), ``epoch-<k>.npz`` for ``config.keep_epochs``, ``history.json``.
+
+    Args:
+      masked: starting weights and masks; pruned weights stay exactly 0.
+      data: training and validation images.
+      config: epochs, objective, schedule.
+      seed: root seed; the order, augmentation and attack seeds derive from it.
+      directory: existing directory that belongs to this run.
+      augment: random crops and flips of the training images.
+      stage: name used in error messages.
+      log_directory: TensorBoard event files go here; ``None`` writes none.
+      log_settings: for TensorBoard's HParams table.
+      validation_network: float32 twin when ``config.dtype_policy`` is mixed.
+      verbose: as in Keras ``fit``; ``None``: a bar on a terminal, else a line an epoch.
+
+    Returns:
+      The history: see ``callbacks.History``.
+
+    Raises:
+      NonFiniteError: the loss became NaN or infinite.
+      UsageError: the batch is larger than the training set.
+    """
+    directory = Path(directory)
+    steps = steps_per_epoch(len(data.train_labels), config.batch_size)
+    first_epoch = callbacks.finished_epochs(directory)
+    model = make_training_model(masked, config, seed, validation_network)
+    optimizer = make_optimizer(config, steps)
+    optimizer.build(masked.network.trainable_variables)
+    model.compile(optimizer=optimizer, jit_compile=config.jit_compile)
+
+    rates = learning_rates(config.schedule, config.epochs, steps)
+    history = callbacks.History(directory / "history.json", rates, steps, first_epoch)
+    keep = config.keep_epochs
+    checkpoint = callbacks.Checkpoint(directory, model, optimizer, history, keep)
+    used = [
+        callbacks.NonFiniteGuard(stage),
+        history,
+        callbacks.KeepWeights(directory, masked.network, history, keep),
+        checkpoint,
+    ]
+    if first_epoch:
+        checkpoint.restore()
+    if validation_network is not None:
+        used.insert(0, callbacks.SyncValidationNetwork())
+    if log_directory is not None:
+        used.insert(
+            -1,
+            TensorBoardLog(
+                log_directory,
+                history,
+                data.validation_images,
+                data.validation_labels,
+                log_settings or {},
+                config.epochs,
+            ),
+        )
+
+    shown = config.validation_images or len(data.validation_labels)
+    if first_epoch < config.epochs:
+        model.fit(
+            training_batches(
+                data.train_images,
+                data.train_labels,
+                batch_size=config.batch_size,
+                first_epoch=first_epoch,
+                epochs=config.epochs,
+                order_seed=derive_seed(seed, "order"),
+                augmentation_seed=derive_seed(seed, "augmentation") if augment else None,
+            ),
+            epochs=config.epochs,
+            initial_epoch=first_epoch,
+            steps_per_epoch=steps,
+            validation_data=evaluation_batches(
+                data.validation_images[:shown], data.validation_labels[:shown], 250
+            ),
+            callbacks=used,
+            verbose=(1 if sys.stdout.isatty() else 2) if verbose is None else verbose,
+        )
+
+    weights.write_arrays(directory / "final.npz", weights.get_weights(masked.network))
+    best = callbacks.best_epoch(history.rows)
+    _place(callbacks.epoch_file(directory, best), directory / "best.npz", copy=best in keep)
+    shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+    return history.rows
+
+
+def _place(source: Path, target: Path, copy: bool) -> None:
+    """Gives ``source`` its final name; a repeated call after a crash finds it done."""
+    if not source.exists() and target.exists():
+        return
+    if copy:
+        weights.write_bytes(target, source.read_bytes())
+    else:
+        os.replace(source, target)

@@ -1,0 +1,76 @@
+"""What a training run shows in TensorBoard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from tensorboard.plugins.hparams import api as hparams
+
+from tf_lottery.keras import keras, tf
+
+_PICTURES = 8
+_HISTOGRAM_EVERY = 10  # epochs, besides the first and the last
+
+
+class TensorBoardLog(keras.callbacks.Callback):
+    """Scalars, density per layer, kernel histograms, adversarial images, HParams.
+
+    Args:
+      directory: of the event files; ``<workdir>/tensorboard/<stage>``.
+      history: the run's ``History``; its last row becomes the scalars.
+      images: uint8 (n, h, w, c), the first few are attacked and shown.
+      labels: int (n,).
+      settings: flat mapping for the HParams table; values str, bool, int or float.
+      epochs: of the whole run.
+    """
+
+    def __init__(self, directory: Path, history, images, labels, settings: dict, epochs: int):
+        super().__init__()
+        self._directory = Path(directory)
+        self._history = history
+        self._images = images[:_PICTURES].astype(np.float32) / 255
+        self._labels = labels[:_PICTURES].astype(np.int32)
+        self._settings = settings
+        self._epochs = epochs
+
+    def on_train_begin(self, logs=None):
+        self._writer = tf.summary.create_file_writer(str(self._directory))
+        with self._writer.as_default(step=0):
+            hparams.hparams(self._settings, trial_id=self._directory.name)
+            for name, mask in self.model.masked.masks.items():
+                tf.summary.scalar(f"density/{name}", tf.reduce_mean(mask))
+
+    def on_epoch_end(self, epoch, logs=None):
+        row = self._history.rows[-1]
+        with self._writer.as_default(step=epoch + 1):
+            tf.summary.scalar("accuracy/train", row["train_accuracy"])
+            tf.summary.scalar("accuracy/validation_natural", row["validation_natural"])
+            if row["validation_robust"] is not None:
+                tf.summary.scalar("accuracy/validation_robust", row["validation_robust"])
+            tf.summary.scalar("loss/train", row["loss"])
+            tf.summary.scalar("learning_rate", row["learning_rate"])
+            tf.summary.scalar("seconds/train", row["seconds"])
+            if epoch == 0 or epoch + 1 == self._epochs or (epoch + 1) % _HISTOGRAM_EVERY == 0:
+                self._kernels()
+                self._pictures()
+        self._writer.flush()
+
+    def on_train_end(self, logs=None):
+        self._writer.close()
+
+    def _kernels(self):
+        for name, kernel in self.model.masked.kernels.items():
+            mask = self.model.masked.masks[name] > 0.5
+            tf.summary.histogram(f"kernel/{name}", tf.boolean_mask(kernel, mask))
+
+    def _pictures(self):
+        if self.model.validation_attack is None:
+            return
+        clean = tf.constant(self._images)
+        attacked = self.model.validation_attack(
+            lambda x: self.model.validation_network(x, training=False), clean, self._labels, 0
+        )
+        # One column an example: clean above attacked.
+        pairs = tf.concat([clean, attacked], axis=1)
+        tf.summary.image("clean_above_adversarial", pairs, max_outputs=_PICTURES)

@@ -1,0 +1,116 @@
+"""Names, copies, digests and files of a network's variables.
+
+A variable's name is ``<layer>/<variable>`` (``conv1_1/kernel``,
+``conv1_1_bn/moving_mean``), whatever wrappers or name scopes it was made under,
+so that two builds of one architecture agree on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tf_lottery.errors import StoreError
+
+
+def named_variables(network: Any) -> dict[str, Any]:
+    """All variables of a bare functional network, in layer order, by name.
+
+    Raises:
+      ValueError: two variables share a name.
+    """
+    result: dict[str, Any] = {}
+    for layer in network.layers:
+        for variable in layer.weights:
+            name = f"{layer.name}/{variable.name.split('/')[-1].split(':')[0]}"
+            if name in result:
+                raise ValueError(f"two variables are named {name}")
+            result[name] = variable
+    return result
+
+
+def get_weights(network: Any) -> dict[str, np.ndarray]:
+    """Copies of all variables as NumPy arrays."""
+    return {name: variable.numpy() for name, variable in named_variables(network).items()}
+
+
+def set_weights(network: Any, values: Mapping[str, np.ndarray]) -> None:
+    """Assigns every variable of ``network``; names and shapes must match exactly.
+
+    Raises:
+      ValueError: a name is missing or unknown, or a shape differs.
+    """
+    variables = named_variables(network)
+    if set(variables) != set(values):
+        odd = sorted(set(variables) ^ set(values))
+        raise ValueError(f"weights of another network: {', '.join(odd[:4])} in one of the two only")
+    for name, variable in variables.items():
+        if tuple(variable.shape) != values[name].shape:
+            raise ValueError(
+                f"{name} has shape {tuple(variable.shape)}, the weights {values[name].shape}"
+            )
+    for name, variable in variables.items():
+        variable.assign(values[name])
+
+
+def digest(values: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 (hex) over names, dtypes, shapes and bytes, in the mapping's order."""
+    sha = hashlib.sha256()
+    for name, array in values.items():
+        sha.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        sha.update(np.ascontiguousarray(array).tobytes())
+    return sha.hexdigest()
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file so that a crash leaves the old content or the new, never a mixture."""
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Writes JSON atomically; NaN and infinity raise ``ValueError``."""
+    text = json.dumps(document, indent=1, allow_nan=False)
+    write_bytes(path, (text + "\n").encode())
+
+
+def write_arrays(path: Path, values: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays as ``.npz`` (zip of ``.npy``, no pickle), atomically, in order."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **dict(values))
+    write_bytes(path, buffer.getvalue())
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Reads what ``write_arrays`` wrote.
+
+    Raises:
+      StoreError: the file is missing, damaged, or holds pickled objects.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise StoreError(f"{path} is missing") from None
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise StoreError(f"{path} is damaged: {error}") from None
