@@ -152,7 +152,7 @@ class Evaluator:
         bar = tqdm(
             total=len(names) * len(y),
             unit="img",
-            disable=not progress,
+            disable=None if progress else True,  # None: only on a terminal
             leave=False,
             file=sys.stderr,
         )

@@ -41,9 +41,7 @@ def _curve(speed, top, epochs, robust, seconds):
     return records
 
 
-def build(
-    kinds=("dense", "boosting", "reinit"), attacks=("fgsm", "pgd20"), epochs=20, layers=None
-):
+def build(kinds=("dense", "boosting", "reinit"), attacks=("fgsm", "pgd20"), epochs=20, layers=None):
     """A full document; ``attacks=()`` stands for natural training."""
     layers = layers or [("conv1", 288), ("conv2", 9216), ("conv3", 18432), ("dense", 640)]
     rows, curves, densities, ledger = [], {}, {}, []
@@ -167,11 +165,11 @@ def build_pictures(count=3, side=8, channels=1, names=None, eps=0.1):
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_document():
     return build
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_pictures():
     return build_pictures

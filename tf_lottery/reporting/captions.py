@@ -98,11 +98,15 @@ def _pictures(pictures: dict[str, np.ndarray]) -> Caption:
     right = int(np.sum(pictures["clean_prediction"][:count] == label))
     held = int(np.sum(pictures["adversarial_prediction"][:count] == label))
     eps = float(pictures["eps"])
+    # Optional: which model was attacked, and how.
+    origin = ""
+    if "attack" in pictures and "model" in pictures:
+        origin = f"{pictures['attack']} against {pictures['model']}. "
     facts = f"{right} of {count} are classified correctly when clean, {held} when attacked"
     return Caption(
         "Adversarial examples.",
-        f"The first {count} of the stored pictures, not a selection: above each its true class, "
-        f"below it the prediction (✓ right, ✗ wrong); {facts}. No pixel changes by more than "
+        f"{origin}The first {count} of the stored pictures, not a selection: above each its "
+        f"true class, below it the prediction (✓ right, ✗ wrong); {facts}. No pixel changes by more than "
         f"{formats.pixels(eps)}; the last row shows the change {amplification(eps):g} times "
         "enlarged around grey.",
         f"Grid of {count} images, clean and attacked, with predictions: {facts}.",

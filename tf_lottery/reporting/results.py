@@ -128,7 +128,8 @@ def read_pictures(path: str | os.PathLike) -> dict[str, np.ndarray] | None:
     """The arrays of ``pictures.npz``; ``None`` where there is no such file.
 
     ``clean`` and ``adversarial`` are uint8 (n, height, width, channels); ``label``
-    and the predictions int (n,); ``class_names`` strings; ``eps`` on [0, 1] pixels.
+    and the predictions int (n,); ``class_names`` strings; ``eps`` on [0, 1] pixels. The
+    optional ``model`` and ``attack`` say in words which model was attacked and how.
 
     Raises:
       StoreError: damaged, or an array is missing or of the wrong shape.
