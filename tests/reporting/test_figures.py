@@ -76,8 +76,11 @@ def test_natural_training_has_one_panel(make_document):
 
 def test_time_axis_starts_after_the_search(make_document):
     document = make_document()
-    lines = _lines(figures.accuracy_per_second(document).axes[0])
+    ax = figures.accuracy_per_second(document).axes[0]
+    lines = _lines(ax)
     np.testing.assert_allclose(lines["dense"].get_xdata(), 5.0 * np.arange(1, 21))
+    tick = ax.xaxis.get_major_formatter()
+    assert [tick(value) for value in (0.25, 40.0, 1_347_640.0)] == ["0.25", "40", "1,347,640"]
     np.testing.assert_allclose(lines["boosting"].get_xdata(), 40 + 4.3 * np.arange(1, 21))
 
 

@@ -106,9 +106,9 @@ def _pictures(pictures: dict[str, np.ndarray]) -> Caption:
     return Caption(
         "Adversarial examples.",
         f"{origin}The first {count} of the stored pictures, not a selection: above each its "
-        f"true class, below it the prediction (✓ right, ✗ wrong); {facts}. No pixel changes by more than "
-        f"{formats.pixels(eps)}; the last row shows the change {amplification(eps):g} times "
-        "enlarged around grey.",
+        f"true class, below it the prediction (✓ right, ✗ wrong); {facts}. No pixel changes by "
+        f"more than {formats.pixels(eps)}; the last row shows the change "
+        f"{amplification(eps):g} times enlarged around grey.",
         f"Grid of {count} images, clean and attacked, with predictions: {facts}.",
     )
 

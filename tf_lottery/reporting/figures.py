@@ -81,7 +81,7 @@ def accuracy_per_second(document: Document) -> Figure | None:
             color="#666666",
         )
     ax.set(title=title, xlabel="seconds of search and training", ylabel="accuracy (%)")
-    ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    ax.xaxis.set_major_formatter(_tick)
     ax.set_xlim(left=0)
     _dense_level(ax, document, key, panels)
     legend(figure, [ax])
@@ -286,7 +286,7 @@ def cost(document: Document) -> Figure:
         ax.grid(visible=False, axis="y")
         ax.tick_params(axis="y", length=0)
         ax.xaxis.set_major_locator(MaxNLocator(5))
-    axes[0].xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    axes[0].xaxis.set_major_formatter(_tick)
     axes[1].xaxis.set_major_formatter(EngFormatter(sep=" "))
     axes[0].set_yticks(y, [short(row["name"], 24) for row in rows])
     axes[0].invert_yaxis()
@@ -388,6 +388,10 @@ def _line(
     if row["best_epoch"] in epochs:
         index = epochs.index(row["best_epoch"])
         ax.plot(at[index], values[index], "o", ms=11, mfc="none", mec=style.color, mew=1.4)
+
+
+def _tick(value: float, _: float = 0) -> str:
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:g}"
 
 
 def _dense_level(ax: Axes, document: Document, key: str, panels) -> None:

@@ -129,7 +129,8 @@ def _context(document: Document, workdir: Path) -> dict[str, Any]:
 
 
 def _reached(document: Document, row: dict) -> str:
-    if row["kind"] == "dense" or partner(document, row, "dense") is None:
+    own = row["kind"] == "dense" and row["epochs_to_dense"] is None
+    if own or partner(document, row, "dense") is None:
         return formats.NONE
     return formats.epochs(row["epochs_to_dense"])
 
