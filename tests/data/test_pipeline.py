@@ -35,7 +35,7 @@ class TestTraining:
             "image": tf.TensorSpec((BATCH, 8, 8, 2), tf.float32),
             "label": tf.TensorSpec((BATCH,), tf.int32),
             "index": tf.TensorSpec((BATCH,), tf.int32),
-            "epoch": tf.TensorSpec((), tf.int32),
+            "epoch": tf.TensorSpec((BATCH,), tf.int32),
         }
         assert dataset.cardinality().numpy() == 3 * 4
 
@@ -48,7 +48,9 @@ class TestTraining:
 
     def test_an_epoch_is_a_shuffle_without_repetition(self):
         found = batches(epochs=40)
-        assert [b["epoch"] for b in found] == [epoch for epoch in range(40) for _ in range(4)]
+        assert [b["epoch"].tolist() for b in found] == [
+            [epoch] * BATCH for epoch in range(40) for _ in range(4)
+        ]
         orders = [np.concatenate([b["index"] for b in found[4 * e : 4 * e + 4]]) for e in range(40)]
         dropped = [set(range(N)) - set(order) for order in orders]
         assert {len(missing) for missing in dropped} == {N % BATCH}  # so nothing is repeated
@@ -88,7 +90,7 @@ class TestTraining:
         def pixels(found):
             """(epoch, index) -> image; what an order must not change."""
             return {
-                (int(b["epoch"]), int(i)): image
+                (int(b["epoch"][0]), int(i)): image
                 for b in found
                 for i, image in zip(b["index"], b["image"], strict=True)
             }
@@ -102,7 +104,11 @@ class TestTraining:
     def test_augmentation_is_augment(self):
         for batch in batches(augmentation_seed=7):
             expected = augment(
-                IMAGES[batch["index"]], batch["index"], epoch=batch["epoch"], seed=7, num_examples=N
+                IMAGES[batch["index"]],
+                batch["index"],
+                epoch=batch["epoch"][0],
+                seed=7,
+                num_examples=N,
             )
             np.testing.assert_array_equal(batch["image"], expected.numpy() / np.float32(255))
 

@@ -55,7 +55,7 @@ def training_batches(
     Returns:
       Of known cardinality, ``steps_per_epoch`` dicts an epoch of: ``image`` float32
       (batch, height, width, channels) in [0, 1], ``label`` int32 (batch,), ``index``
-      int32 (batch,), the position in ``images``, and ``epoch`` int32, a scalar.
+      int32 (batch,), the position in ``images``, and ``epoch`` int32 (batch,).
 
     Raises:
       UsageError: the batch is larger than the training set.
@@ -73,7 +73,8 @@ def training_batches(
         if augmentation_seed is not None:
             draws = draw(augmentation_seed, epoch, num_examples, images.shape[1:])
             batches["draws"] = tf.reshape(tf.gather(draws, order), (steps, batch_size, 3))
-        batches["epoch"] = tf.fill((steps,), tf.cast(epoch, tf.int32))
+        # One an example, so that a distributed batch splits like its images.
+        batches["epoch"] = tf.fill((steps, batch_size), tf.cast(epoch, tf.int32))
         return tf.data.Dataset.from_tensor_slices(batches)
 
     def fetch(batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -101,7 +102,7 @@ def evaluation_batches(images: np.ndarray, labels: np.ndarray, batch_size: int) 
     """All images in order, in full batches: the last one repeats the last image.
 
     Args:
-      images: uint8 (n, height, width, channels), n at least 1.
+      images: uint8, or float in [0, 1], (n, height, width, channels), n at least 1.
       labels: int (n,).
       batch_size: in images; may exceed n.
 
@@ -140,4 +141,5 @@ def _hold(images: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor]:
 
 
 def _to_unit(pixels: Tensor) -> Tensor:
-    return tf.cast(pixels, tf.float32) / 255.0
+    scale = 255.0 if pixels.dtype == tf.uint8 else 1.0
+    return tf.cast(pixels, tf.float32) / scale

@@ -167,6 +167,7 @@ def _document(
             "name": data.name,
             "train": len(data.train_labels),
             "validation": len(data.validation_labels),
+            "validation_used": config.train.validation_images or len(data.validation_labels),
             "test": len(data.test_labels),
             "digest": data.digest,
             "classes": list(data.class_names),

@@ -33,7 +33,7 @@ def accuracy_table(
 
 
 def _accuracy(name: str, share: float, examples: int, what: str) -> str:
-    low, high = wilson(round(share * examples), examples)
+    low, high = wilson(share, examples)
     return f"{name:<10}{share:>7.1%}  [{low:.1%}, {high:.1%}]  {what}"
 
 

@@ -16,8 +16,8 @@ class LotteryModel(keras.Model):
     """A masked network with the objective it is trained on.
 
     Batches are dicts from ``tf_lottery.data``: ``image`` float32 (batch, h, w, c)
-    in [0, 1], ``label`` int32 (batch,), ``index`` int32 (batch,), and ``epoch``
-    (scalar, training) or ``weight`` (batch,), 0 for padding (validation).
+    in [0, 1], ``label`` int32 (batch,), ``index`` int32 (batch,), and ``epoch`` int32
+    (batch,) in training or ``weight`` float32 (batch,), 0 for padding, in validation.
 
     Args:
       masked: the network and its masks. Masks must not change while training.
@@ -115,8 +115,7 @@ class LotteryModel(keras.Model):
         return result
 
     def _attack_seeds(self, batch):
-        epoch_seed = tf.fill(tf.shape(batch["index"]), self.attack_seed + batch["epoch"])
-        return tf.stack([epoch_seed, batch["index"]], axis=1)
+        return tf.stack([self.attack_seed + batch["epoch"], batch["index"]], axis=1)
 
     def _scale(self, loss):
         scaler = getattr(self.optimizer, "get_scaled_loss", None)
