@@ -1,5 +1,6 @@
 """Names, digests and files of a network's variables."""
 
+import hashlib
 import os
 import struct
 
@@ -78,8 +79,6 @@ def test_set_weights_of_another_network_changes_nothing(network, change, message
 
 def test_digest_is_sha256_of_name_dtype_shape_and_bytes():
     values = {"x": np.array([[1, 2]], np.int16)}
-    import hashlib
-
     expected = hashlib.sha256(b"x <i2 (1, 2)\n" + struct.pack("<2h", 1, 2)).hexdigest()
     assert weights.digest(values) == expected
 
@@ -127,7 +126,7 @@ def test_read_arrays_of_a_file_with_one_flipped_byte(tmp_path):
     weights.write_arrays(tmp_path / "w.npz", arrays())
     good = weights.digest(arrays())
     content = (tmp_path / "w.npz").read_bytes()
-    silent = []
+    unnoticed, other_errors = [], set()
     for position in range(len(content)):
         for flip in (0x01, 0x08, 0xFF):
             bad = bytearray(content)
@@ -137,9 +136,12 @@ def test_read_arrays_of_a_file_with_one_flipped_byte(tmp_path):
                 read = weights.read_arrays(tmp_path / "bad.npz")
             except StoreError:
                 continue
+            except Exception as error:
+                other_errors.add(repr(error))
+                continue
             if weights.digest(read) != good:
-                silent.append((position, flip))
-    assert not silent
+                unnoticed.append((position, flip))
+    assert (other_errors, unnoticed) == (set(), [])
 
 
 def test_writing_is_atomic(tmp_path, monkeypatch):

@@ -161,7 +161,8 @@ def _search_stages(config: LotteryConfig, kind: str, train: TrainConfig) -> Stag
     rounds = sparsities(prune)
     if prune.rewind_epoch:
         train = dataclasses.replace(train, keep_epochs=(prune.rewind_epoch,))
-    ticket = first = None
+    ticket: Stage | None = None
+    first: Stage | None = None
     for number, sparsity in enumerate(rounds, 1):
         suffix = f", round {number} of {len(rounds)}" if len(rounds) > 1 else ""
         searched = _train_stage(
@@ -185,6 +186,7 @@ def _search_stages(config: LotteryConfig, kind: str, train: TrainConfig) -> Stag
         if prune.score == "random":
             chosen["seed"] = derive_seed(config.seed, "score")
         ticket = Stage("prune", f"prune: {kind}{suffix}", chosen, parents)
+    assert ticket is not None  # every schedule has a round
     return ticket
 
 

@@ -151,13 +151,13 @@ def lottery_config(
     ):
         if value < 1:
             raise UsageError.bad_value(flag, value, "1 or more")
-    for flag, value in (
+    for flag, rate_or_size in (
         ("learning_rate", learning_rate),
         ("search_learning_rate", search_learning_rate),
         ("batch_size", batch_size),
     ):
-        if value < 0:
-            raise UsageError.bad_value(flag, value, "more than 0")
+        if rate_or_size < 0:
+            raise UsageError.bad_value(flag, rate_or_size, "more than 0")
     if warmup_epochs is not None and warmup_epochs < 0:
         raise UsageError.bad_value("warmup_epochs", warmup_epochs, "0 or more")
     rate = learning_rate or arch.learning_rate

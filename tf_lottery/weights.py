@@ -97,7 +97,7 @@ def write_json(path: Path, document: Any) -> None:
 def write_arrays(path: Path, values: Mapping[str, np.ndarray]) -> None:
     """Writes arrays as ``.npz`` (zip of ``.npy``, no pickle), atomically, in order."""
     buffer = io.BytesIO()
-    np.savez(buffer, **dict(values))
+    np.savez(buffer, allow_pickle=False, **dict(values))  # type: ignore[arg-type]
     write_bytes(path, buffer.getvalue())
 
 

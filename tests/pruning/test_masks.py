@@ -100,9 +100,7 @@ def test_mask_variables_are_the_truth(masked, tiny_masks):
 def test_what_is_never_multiplied(masked):
     free = [
         v.name
-        for v, factor in zip(
-            masked.network.trainable_variables, masked.multipliers(), strict=True
-        )
+        for v, factor in zip(masked.network.trainable_variables, masked.multipliers(), strict=True)
         if factor is None
     ]
     assert [name.split("/")[-1] for name in free] == ["bias:0"]  # of the logits

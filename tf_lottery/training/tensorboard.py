@@ -10,6 +10,7 @@ from tensorboard.plugins.hparams import api as hparams
 from tf_lottery.keras import keras, tf
 
 _PICTURES = 8
+_PICTURE_SIDE = 96  # pixels; small images are enlarged by a whole factor
 _HISTOGRAM_EVERY = 10  # epochs, besides the first and the last
 
 
@@ -71,6 +72,12 @@ class TensorBoardLog(keras.callbacks.Callback):
         attacked = self.model.validation_attack(
             lambda x: self.model.validation_network(x, training=False), clean, self._labels, 0
         )
-        # One column an example: clean above attacked.
-        pairs = tf.concat([clean, attacked], axis=1)
-        tf.summary.image("clean_above_adversarial", pairs, max_outputs=_PICTURES)
+        tf.summary.image("images/clean_above_adversarial", _strip(clean, attacked))
+
+
+def _strip(clean, attacked):
+    """One picture (1, 2 * height, n * width, channels): a column an example, enlarged."""
+    pairs = tf.concat([clean, attacked], axis=1)
+    strip = tf.concat(tf.unstack(pairs), axis=1)[None]
+    factor = max(1, _PICTURE_SIDE // clean.shape[1])
+    return tf.repeat(tf.repeat(strip, factor, axis=1), factor, axis=2)

@@ -1,0 +1,86 @@
+"""What a run would cost, before it is run."""
+
+import pytest
+
+from tf_lottery.experiments import plan as planning
+from tf_lottery.experiments.local import run_stages
+from tf_lottery.experiments.plan import PlannedStage, measure_speed, plan, plan_text
+from tf_lottery.experiments.stage import Stage, in_order
+from tf_lottery.experiments.store import Store
+from tf_lottery.experiments.work import Workshop
+from tf_lottery.lottery import entries
+from tf_lottery.options import lottery_config
+
+
+@pytest.fixture(scope="module")
+def config():
+    return lottery_config(
+        width_multiplier=0.05,
+        train_examples=64,
+        test_examples=20,
+        batch_size=16,
+        epochs=1,
+        eps=0.1,
+        steps=1,
+        attacks=("pgd3",),
+        compare=("dense", "boosting"),
+    )
+
+
+def wanted(config):
+    return [stage for entry in entries(config) for stage in entry.stages]
+
+
+def test_nothing_is_created(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(planning, "measure_speed", lambda workshop: 1e6)
+    store = Store(tmp_path / "store", read_only=True)
+    planned = plan(wanted(config), Workshop(config, store))
+    assert not (tmp_path / "store").exists()
+    assert [item.stage.key for item in planned] == [s.key for s in in_order(wanted(config))]
+    assert not any(item.cached for item in planned)
+    for item in planned:
+        assert item.seconds == pytest.approx(item.flops / 1e6)
+        assert (item.flops > 0) == (item.stage.kind in ("train", "evaluate"))
+
+
+def test_the_predicted_flops_are_what_the_ledger_says(config, tmp_path):
+    store = Store(tmp_path)
+    before = {
+        item.stage.name: item.flops
+        for item in plan(wanted(config), Workshop(config, Store(tmp_path, read_only=True)))
+    }
+    run_stages(wanted(config), Workshop(config, store), lambda line: None)
+    after = plan(wanted(config), Workshop(config, store))
+    assert all(item.cached for item in after)
+    assert {item.stage.name: item.flops for item in after} == before
+    assert all(
+        item.seconds > 0 for item in after if item.stage.kind in ("train", "evaluate", "export")
+    )
+
+
+def test_the_measured_speed_is_plausible(config, tmp_path):
+    speed = measure_speed(Workshop(config, Store(tmp_path)))
+    assert 1e5 < speed < 1e16
+
+
+def test_the_text(config):
+    dense = Stage("train", "train: dense", {"x": 1})
+    search = Stage("train", "search: boosting", {"x": 2})
+    init = Stage("init", "initialise (init)", {})
+    text = plan_text(
+        [
+            PlannedStage(init, True, 0, 0.25),
+            PlannedStage(dense, False, 2 * 10**12, 40.0),
+            PlannedStage(search, True, 10**12, 7.0),
+        ],
+        dense,
+    )
+    lines = text.splitlines()
+    assert lines[0].split() == ["stage", "what", "state", "TFLOP", "seconds"]
+    assert lines[1].split()[-3:] == ["done", "-", "0.2"]
+    assert lines[2].split()[-4:] == ["to", "do", "2.000", "~40"]
+    assert lines[3].split()[-3:] == ["done", "1.000", "7.0"]
+    assert lines[4].startswith("1 of 3 stages to do, about 40 s")
+    assert lines[5] == "all training together: 1.50 x the FLOPs of the dense baseline"
+    # Without a dense baseline there is nothing to compare with.
+    assert "baseline" not in plan_text([PlannedStage(init, False, 0, 0.0)], None)

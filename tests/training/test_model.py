@@ -1,0 +1,332 @@
+"""The training step against a NumPy oracle, and what it must never touch."""
+
+import numpy as np
+import pytest
+
+from tf_lottery import weights
+from tf_lottery.attacks import make_attack
+from tf_lottery.config import ObjectiveConfig, attack_from_name
+from tf_lottery.data import evaluation_batches, training_batches
+from tf_lottery.keras import keras, tf
+from tf_lottery.objectives import Objective, make_objective
+from tf_lottery.pruning.masks import wrap
+from tf_lottery.training.model import LotteryModel
+
+RATE, MOMENTUM, DECAY = 0.1, 0.9, 0.01
+
+
+def objective(name):
+    if name == "natural":
+        return make_objective(ObjectiveConfig("natural"))
+    config = attack_from_name("fgsm" if name == "fgsm" else "pgd3", eps=0.1)
+    return make_objective(ObjectiveConfig(name, config), make_attack(config))
+
+
+def batch(seed=0, size=16):
+    rng = np.random.default_rng(seed)
+    return {
+        "image": tf.constant(rng.random((size, 8, 8, 1)), tf.float32),
+        "label": tf.constant(rng.integers(0, 4, size), tf.int32),
+        "index": tf.range(size, dtype=tf.int32),
+        "epoch": tf.fill([size], seed),
+    }
+
+
+def compiled(masked, name="natural", **options):
+    model = LotteryModel(masked, objective(name), attack_seed=3, weight_decay=DECAY, **options)
+    model.compile(optimizer=keras.optimizers.SGD(RATE, momentum=MOMENTUM))
+    return model
+
+
+# --- an independent training step ----------------------------------------------------
+
+
+class Oracle:
+    """The tiny network's step, written out in NumPy (float64), without Keras or TensorFlow."""
+
+    def __init__(self, values, masks):
+        self.w = {name: value.astype(np.float64) for name, value in values.items()}
+        self.v = {name: np.zeros_like(value) for name, value in self.w.items()}
+        self.factor = {f"{name}/kernel": mask.astype(float) for name, mask in masks.items()}
+        for name, mask in masks.items():
+            if name != "logits":
+                alive = mask.any(axis=(0, 1, 2)).astype(float)
+                bn = name.replace("conv", "bn")
+                self.factor[f"{bn}/gamma"] = self.factor[f"{bn}/beta"] = alive
+        for name, factor in self.factor.items():
+            self.w[name] = self.w[name] * factor
+
+    @staticmethod
+    def windows(x):
+        """(b, h, w, c) -> (b, h, w, 3, 3, c), zero padded."""
+        padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        view = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+        return np.moveaxis(view, 3, -1)
+
+    def step(self, x, y):
+        gradients, tape = {}, []
+        x = np.asarray(x, np.float64)
+        for i in (1, 2, 3):
+            kernel, gamma, beta = (
+                self.w[n] for n in (f"conv{i}/kernel", f"bn{i}/gamma", f"bn{i}/beta")
+            )
+            patches = self.windows(x)
+            z = np.einsum("bhwijc,ijcd->bhwd", patches, kernel)
+            mean, var = z.mean((0, 1, 2)), z.var((0, 1, 2))
+            count = z.size // z.shape[-1]
+            # Keras updates the statistics with Bessel's correction in its fused kernel.
+            for key, new in (("moving_mean", mean), ("moving_variance", var * count / (count - 1))):
+                self.w[f"bn{i}/{key}"] = 0.9 * self.w[f"bn{i}/{key}"] + 0.1 * new
+            scale = 1 / np.sqrt(var + 1e-5)
+            normal = (z - mean) * scale
+            out = gamma * normal + beta
+            tape.append((patches, normal, scale, count, out > 0))
+            x = np.maximum(out, 0)
+            if i == 2:
+                b, h, w, c = x.shape
+                x = x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
+        flat = x.reshape(len(x), -1)
+        logits = flat @ self.w["logits/kernel"] + self.w["logits/bias"]
+        p = np.exp(logits - logits.max(1, keepdims=True))
+        p /= p.sum(1, keepdims=True)
+        loss = -np.log(p[np.arange(len(y)), y]).mean()
+        d = (p - np.eye(p.shape[1])[y]) / len(y)
+        gradients["logits/kernel"], gradients["logits/bias"] = flat.T @ d, d.sum(0)
+        d = (d @ self.w["logits/kernel"].T).reshape(x.shape)
+        for i in (3, 2, 1):
+            if i == 2:
+                d = d.repeat(2, 1).repeat(2, 2) / 4
+            patches, normal, scale, count, positive = tape[i - 1]
+            d = d * positive
+            gradients[f"bn{i}/gamma"] = (d * normal).sum((0, 1, 2))
+            gradients[f"bn{i}/beta"] = d.sum((0, 1, 2))
+            d = d * self.w[f"bn{i}/gamma"]
+            d = scale * (d - d.mean((0, 1, 2)) - normal * (d * normal).sum((0, 1, 2)) / count)
+            gradients[f"conv{i}/kernel"] = np.einsum("bhwijc,bhwd->ijcd", patches, d)
+            kernel = self.w[f"conv{i}/kernel"][::-1, ::-1]
+            d = np.einsum("bhwijd,ijcd->bhwc", self.windows(d), kernel)
+        for name, gradient in gradients.items():
+            gradient = (gradient + DECAY * self.w[name]) * self.factor.get(name, 1.0)
+            self.v[name] = MOMENTUM * self.v[name] - RATE * gradient
+            self.w[name] = (self.w[name] + self.v[name]) * self.factor.get(name, 1.0)
+        return loss
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "masked"])
+def test_steps_equal_the_oracle(tiny_network, tiny_masks, sparse, steps):
+    masked = wrap(tiny_network())
+    masks = tiny_masks(
+        masked.kernels, density=0.5 if sparse else 1.1, dead={"conv2": 2} if sparse else {}
+    )
+    oracle = Oracle(weights.get_weights(masked.network), masks)
+    masked.set_masks(masks)
+    model = compiled(masked)
+    for i in range(steps):
+        b = batch(i)
+        expected = oracle.step(b["image"].numpy(), b["label"].numpy())
+        model.reset_metrics()
+        got = model.train_step(b)
+        np.testing.assert_allclose(got["loss"], expected, atol=1e-5)
+    for name, value in weights.get_weights(masked.network).items():
+        np.testing.assert_allclose(value, oracle.w[name], atol=1e-5, rtol=1e-5, err_msg=name)
+    slots = dict(
+        zip(
+            [id(v) for v in masked.network.trainable_variables],
+            model.optimizer.momentums,
+            strict=True,
+        )
+    )
+    for name, variable in weights.named_variables(masked.network).items():
+        if id(variable) in slots:
+            np.testing.assert_allclose(slots[id(variable)], oracle.v[name], atol=1e-5, err_msg=name)
+
+
+# --- invariants --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+@pytest.mark.parametrize("name", ["natural", "fgsm", "pgd"])
+def test_pruned_weights_are_zero_after_every_step(tiny_network, tiny_masks, name, mode):
+    masked = wrap(tiny_network())
+    masks = tiny_masks(masked.kernels, dead={"conv1": 1, "conv3": 0})
+    masked.set_masks(masks)
+    model = compiled(masked, name)
+    step = tf.function(model.train_step) if mode == "graph" else model.train_step
+    start = weights.get_weights(masked.network)
+    model.optimizer.build(masked.network.trainable_variables)
+    variables = masked.network.trainable_variables
+    slots = {id(v): m for v, m in zip(variables, model.optimizer.momentums, strict=True)}
+    for i in range(3):
+        step(batch(i))
+        for layer, kernel in masked.kernels.items():
+            pruned = ~masks[layer]
+            assert not np.any(kernel.numpy()[pruned]), (i, layer)
+            assert not np.any(slots[id(kernel)].numpy()[pruned]), (i, layer)
+            assert np.all(kernel.numpy()[masks[layer]] != 0), (i, layer)
+        for bn, filter_ in (("bn1", 1), ("bn3", 0)):
+            layer = masked.network.get_layer(bn)
+            for part in (layer.gamma, layer.beta):
+                assert part.numpy()[filter_] == 0
+                assert slots[id(part)].numpy()[filter_] == 0
+    end = weights.get_weights(masked.network)
+    # Everything that may learn does.
+    for key in ("bn1/gamma", "bn1/beta", "bn2/beta", "logits/bias"):
+        changed = end[key] != start[key]
+        dead = {"bn1/gamma": [1], "bn1/beta": [1]}.get(key, [])
+        assert np.delete(changed, dead).all(), key
+
+
+@pytest.mark.parametrize("name", ["natural", "fgsm", "pgd"])
+def test_attack_and_inference_leave_statistics_and_pruning_step(tiny_network, tiny_masks, name):
+    masked = wrap(tiny_network())
+    masked.set_masks(tiny_masks(masked.kernels))
+    model = compiled(masked, name, validation_attack=make_attack("pgd3", eps=0.1))
+    steps = [w.pruning_step for w in masked.wrapped.layers if hasattr(w, "pruning_step")]
+    started = [int(step) for step in steps]
+    before = weights.digest(weights.get_weights(masked.network))
+    b = batch()
+    model.test_step({**b, "weight": tf.ones(16)})
+    model(b["image"])
+    model.predict(b["image"], verbose=0)
+    model.objective.perturb(
+        lambda x: model.network(x, training=False), b["image"], b["label"], model._attack_seeds(b)
+    )
+    assert weights.digest(weights.get_weights(masked.network)) == before
+    for i in range(2):
+        model.train_step(batch(i))
+    assert len(steps) == 4
+    assert [int(step) for step in steps] == started
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd"])
+def test_statistics_move_once_and_by_the_images_trained_on(tiny_network, name):
+    masked = wrap(tiny_network())
+    model = compiled(masked, name)
+    b = batch(1)
+    attacked = model.objective.perturb(
+        lambda x: masked.network(x, training=False), b["image"], b["label"], model._attack_seeds(b)
+    )
+    assert float(tf.reduce_max(tf.abs(attacked - b["image"]))) > 0.05
+    z = tf.nn.conv2d(attacked, masked.kernels["conv1"], 1, "SAME").numpy().astype(np.float64)
+    model.train_step(b)
+    np.testing.assert_allclose(
+        masked.network.get_layer("bn1").moving_mean, 0.1 * z.mean((0, 1, 2)), atol=1e-6
+    )
+
+
+def test_training_attack_is_keyed_by_seed_epoch_and_example(tiny_network):
+    model = compiled(wrap(tiny_network()))
+    b = batch(5)
+    np.testing.assert_array_equal(
+        model._attack_seeds(b), np.stack([np.full(16, 3 + 5), np.arange(16)], 1)
+    )
+
+
+def test_step_reports_what_it_trained_on(tiny_network):
+    masked = wrap(tiny_network())
+    model = compiled(masked)
+    b = batch()
+    logits = masked.network(b["image"], training=True).numpy()
+    result = model.train_step(b)
+    assert set(result) == {"loss", "accuracy"}
+    accuracy = (logits.argmax(1) == b["label"].numpy()).mean()
+    np.testing.assert_allclose(result["accuracy"], accuracy, atol=1e-6)
+
+
+def test_validation_does_not_count_padding(tiny_network):
+    masked = wrap(tiny_network())
+    b = batch()
+    prediction = masked.network(b["image"], training=False).numpy().argmax(1)
+    label = prediction.copy()
+    label[:2] = (label[:2] + 1) % 4  # two of the first five wrong, all padding right
+    weight = np.r_[np.ones(5), np.zeros(11)].astype("float32")
+    model = compiled(masked)
+    result = model.test_step({**b, "label": tf.constant(label, tf.int32), "weight": weight})
+    assert set(result) == {"natural"}
+    np.testing.assert_allclose(result["natural"], 0.6, atol=1e-6)
+
+
+def test_validation_attack_is_what_robust_is_measured_under(tiny_network):
+    masked = wrap(tiny_network())
+    attack = make_attack("pgd3", eps=0.2)
+    model = compiled(masked, validation_attack=attack)
+    b = batch()
+
+    def logits_fn(x):
+        return masked.network(x, training=False)
+
+    label = tf.constant(logits_fn(b["image"]).numpy().argmax(1), tf.int32)
+    seeds = tf.stack([tf.zeros(16, tf.int32), b["index"]], 1)
+    attacked = attack(logits_fn, b["image"], label, seeds)
+    expected = (logits_fn(attacked).numpy().argmax(1) == label.numpy()).mean()
+    result = model.test_step({**b, "label": label, "weight": tf.ones(16)})
+    assert float(result["natural"]) == 1
+    np.testing.assert_allclose(result["robust"], expected, atol=1e-6)
+    assert expected < 1
+
+
+def test_step_is_traced_once_over_two_epochs(tiny_network, tiny_data):
+    calls = []
+    masked = wrap(tiny_network())
+    plain = objective("pgd")
+
+    def perturb(logits_fn, x, y, seed):
+        calls.append(None)  # Python runs only while tracing
+        return plain.perturb(logits_fn, x, y, seed)
+
+    model = LotteryModel(masked, Objective("pgd", perturb, plain.loss), attack_seed=1)
+    optimizer = keras.optimizers.SGD(0.01)
+    optimizer.build(masked.network.trainable_variables)  # else its first step makes variables
+    model.compile(optimizer=optimizer)
+    validation = []
+    model.validation_attack = lambda f, x, y, seed: (validation.append(None), x)[1]
+    model.fit(
+        training_batches(
+            tiny_data.train_images, tiny_data.train_labels, batch_size=40, epochs=2, order_seed=0
+        ),
+        epochs=2,
+        steps_per_epoch=2,
+        validation_data=evaluation_batches(
+            tiny_data.validation_images, tiny_data.validation_labels, 25
+        ),
+        verbose=0,
+    )
+    assert model.train_function.experimental_get_tracing_count() == 1
+    assert model.test_function.experimental_get_tracing_count() == 1
+    assert len(calls) == 1
+    assert len(validation) == 1
+
+
+def test_jit_compiled_steps_agree(tiny_network, tiny_masks):
+    results = []
+    for jit in (False, True):
+        masked = wrap(tiny_network())
+        masked.set_masks(tiny_masks(masked.kernels))
+        model = LotteryModel(masked, objective("fgsm"), weight_decay=DECAY)
+        model.compile(optimizer=keras.optimizers.SGD(RATE, momentum=MOMENTUM), jit_compile=jit)
+        step = tf.function(model.train_step, jit_compile=jit)
+        for i in range(2):
+            step(batch(i))
+        results.append(weights.get_weights(masked.network))
+        if jit:
+            for name, mask in masked.get_masks().items():
+                assert not results[1][f"{name}/kernel"][~mask].any()
+    for name, value in results[0].items():
+        np.testing.assert_allclose(value, results[1][name], atol=1e-4, err_msg=name)
+
+
+def test_loss_scaling_does_not_change_the_step(tiny_network):
+    results = []
+    for scaled in (False, True):
+        masked = wrap(tiny_network())
+        optimizer = keras.optimizers.SGD(RATE, momentum=MOMENTUM)
+        if scaled:
+            optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
+        model = LotteryModel(masked, objective("natural"), weight_decay=DECAY)
+        model.compile(optimizer=optimizer)
+        for i in range(2):
+            model.train_step(batch(i))
+        results.append(weights.get_weights(masked.network))
+    for name, value in results[0].items():
+        np.testing.assert_allclose(value, results[1][name], atol=1e-5, err_msg=name)
