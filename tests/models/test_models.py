@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import tf_lottery.models
+from tf_lottery import weights
 from tf_lottery.errors import UsageError
 from tf_lottery.keras import keras, tf
 from tf_lottery.models import build_model, forward_flops
@@ -182,6 +183,14 @@ def test_initial_deviation_is_he_normal():
     for name, fan_in in (("conv3_1", 9 * 64), ("conv4_1", 9 * 128), ("dense", 256)):
         kernel = model.get_layer(name).kernel.numpy()
         assert kernel.std() == pytest.approx(np.sqrt(2 / fan_in), rel=0.02)
+
+
+def test_initial_weights_are_the_same_bits_everywhere():
+    """A ticket that is mailed holds this digest, not the weights."""
+    model = build_model("convnet", (8, 8, 1), 10, 0)
+    assert weights.digest(weights.get_weights(model)) == (
+        "3a1a7815aaaad7d08d76e2f3aa93e29e3a7c9041e14f7a4a829540fdf4af8864"
+    )
 
 
 @small_families

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from tf_lottery.config import derive_seed
 from tf_lottery.errors import UsageError
 from tf_lottery.keras import keras
+from tf_lottery.models.initializers import FanInNormal
 from tf_lottery.types import Tensor
 
 
@@ -48,7 +49,7 @@ class Layers:
             strides=strides,
             padding="same",
             use_bias=use_bias,
-            kernel_initializer=keras.initializers.HeNormal(derive_seed(self.seed, name)),
+            kernel_initializer=FanInNormal(derive_seed(self.seed, name)),
             dtype=self.dtype_policy,
             name=name,
         )(x)
@@ -57,7 +58,7 @@ class Layers:
         """Hidden dense layer with bias, He-normal kernel."""
         return keras.layers.Dense(
             self.scaled(units),
-            kernel_initializer=keras.initializers.HeNormal(derive_seed(self.seed, name)),
+            kernel_initializer=FanInNormal(derive_seed(self.seed, name)),
             dtype=self.dtype_policy,
             name=name,
         )(x)
@@ -99,10 +100,10 @@ class Layers:
         return keras.layers.Add(dtype=self.dtype_policy, name=name)([x, shortcut])
 
     def logits(self, x: Tensor, num_classes: int) -> Tensor:
-        """The last layer: float32 under every policy, for loss and attack; Glorot-uniform."""
+        """The last layer: float32 under every policy, for loss and attack."""
         return keras.layers.Dense(
             num_classes,
-            kernel_initializer=keras.initializers.GlorotUniform(derive_seed(self.seed, "logits")),
+            kernel_initializer=FanInNormal(derive_seed(self.seed, "logits"), gain=1.0),
             dtype="float32",
             name="logits",
         )(x)
