@@ -140,6 +140,8 @@ class Workshop:
         return wrap(network)
 
     def _train(self, stage: Stage, directory: Path) -> None:
+        if (directory / "ledger.json").exists():  # stopped just before the end
+            return
         config: TrainConfig = stage.runtime["train"]
         mixed = config.dtype_policy != "float32"
         logs = None if self.log_root is None else self.log_root / slug(stage.label)
@@ -167,6 +169,7 @@ class Workshop:
             },
         )
         weights.write_json(directory / "ledger.json", cost.to_json())
+        shutil.rmtree(directory / "checkpoints", ignore_errors=True)
 
     def _prune(self, stage: Stage, directory: Path) -> None:
         began = time.perf_counter()

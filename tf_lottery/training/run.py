@@ -83,7 +83,8 @@ def train(
 
     Called again on a directory in which it was interrupted, it goes on after the
     last finished epoch. Files left: ``final.npz``, ``best.npz`` (by validation
-    accuracy), ``epoch-<k>.npz`` for ``config.keep_epochs``, ``history.json``.
+    accuracy), ``epoch-<k>.npz`` for ``config.keep_epochs``, ``history.json``, and
+    ``checkpoints/``, which the caller may remove once it has noted the end.
 
     Args:
       masked: starting weights and masks; pruned weights stay exactly 0.
@@ -128,6 +129,8 @@ def train(
     if validation_network is not None:
         used.insert(0, callbacks.SyncValidationNetwork())
     if log_directory is not None:
+        if not first_epoch:  # what lies there is of another run
+            shutil.rmtree(log_directory, ignore_errors=True)
         used.insert(
             -1,
             TensorBoardLog(
@@ -165,7 +168,6 @@ def train(
     weights.write_arrays(directory / "final.npz", weights.get_weights(masked.network))
     best = callbacks.best_epoch(history.rows)
     _place(callbacks.epoch_file(directory, best), directory / "best.npz", copy=best in keep)
-    shutil.rmtree(directory / "checkpoints", ignore_errors=True)
     return history.rows
 
 
