@@ -346,7 +346,8 @@ class LotteryConfig:
       search: training of the dense network that yields the boosting ticket.
       winning_search: the same at the large rate, for the winning ticket.
       train: training of the dense baseline.
-      ticket_train: retraining of tickets; differs from ``train`` in epochs only.
+      ticket_train: retraining of tickets; differs from ``train`` in the epochs and what
+        follows from them.
       compare: which of ``KINDS`` to train and evaluate.
       attacks: on the test images, besides clean accuracy.
       seed: root of every random number; see ``derive_seed``.

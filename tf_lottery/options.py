@@ -107,8 +107,8 @@ def lottery_config(
       search_epochs: of the search; default: ``epochs``.
       learning_rate: peak rate of dense training, retraining and the winning
         search; default: the architecture's (0.1).
-      search_learning_rate: constant start rate of the boosting search and start of
-        every warm-up; default: the architecture's (VGG 0.01, ResNets 0.05).
+      search_learning_rate: the boosting search's rate before its first drop, and the
+        start of every warm-up; default: the architecture's (VGG 0.01, ResNets 0.05).
       schedule: ``step``, ``cyclic``, ``cosine``, ``constant``.
       warmup_epochs: epochs below the peak; default: the architecture's, at most
         half of the epochs.

@@ -84,9 +84,10 @@ def _collect(chosen: list[Entry], store: Store, workdir: Path) -> None:
         if entry.ticket is not None:
             _copy(store.path(entry.ticket) / "ticket", workdir / "tickets" / entry.kind)
     for stage in in_order([entry.train for entry in chosen]):
-        logs = store.path(stage) / "tensorboard"
-        if stage.kind == "train" and logs.is_dir():
-            _copy(logs, workdir / "tensorboard" / slug(stage.label))
+        logs = store.path(stage) / "tensorboard.tar"
+        target = workdir / "tensorboard" / slug(stage.label)
+        if logs.is_file() and not target.exists():
+            shutil.unpack_archive(logs, target, filter="data")
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -51,7 +51,7 @@ def load_model(path: str | Path) -> LoadedModel:
         return _from_stage(path)
     if (path / "saved_model.pb").is_file():
         return _from_saved_model(path)
-    if path.is_file() and path.suffix in (".keras", ".h5"):
+    if path.is_file() and path.suffix == ".keras":
         try:
             network = keras.models.load_model(path, compile=False, safe_mode=True)
         except Exception as error:  # Keras raises whatever the file's parts raise

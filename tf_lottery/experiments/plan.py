@@ -89,7 +89,7 @@ def measure_speed(workshop: Workshop) -> float:
 
 def plan_text(planned: list[PlannedStage], dense: Stage | None) -> str:
     """The plan as an aligned table with a total and the ratio to the dense baseline."""
-    row = "{:<26}{:<34}{:>8}{:>12}{:>12}".format
+    row = "{:<27}{:<34}{:>8}{:>12}{:>12}".format
     lines = [row("stage", "what", "state", "TFLOP", "seconds")]
     for item in planned:
         seconds = "-"
@@ -99,7 +99,7 @@ def plan_text(planned: list[PlannedStage], dense: Stage | None) -> str:
             seconds = f"~{item.seconds:.0f}"
         lines.append(
             row(
-                item.stage.name[:24],
+                item.stage.name,
                 item.stage.label[:32],
                 "done" if item.cached else "to do",
                 f"{item.flops / 1e12:.3f}" if item.flops else "-",

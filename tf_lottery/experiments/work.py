@@ -159,7 +159,8 @@ class Workshop:
             verbose=None if self.progress else 0,
         )
         if logs is not None:
-            shutil.copytree(logs, directory / "tensorboard", dirs_exist_ok=True)
+            # Packed, or TensorBoard would find each run twice under the work directory.
+            shutil.make_archive(str(directory / "tensorboard"), "tar", logs)
         weights.write_json(directory / "network.json", {"network": self.spec.to_json()})
         cost = dataclasses.replace(
             self.predicted_cost(stage),

@@ -105,12 +105,15 @@ class LotteryModel(keras.Model):
         def logits_fn(images):
             return self.validation_network(images, training=False)
 
-        self._natural.update_state(_correct(logits_fn(x), y), sample_weight=weight)
+        correct = _correct(logits_fn(x), y)
+        self._natural.update_state(correct, sample_weight=weight)
         result = {"natural": self._natural.result()}
         if self.validation_attack is not None:
             seeds = tf.stack([tf.zeros_like(batch["index"]), batch["index"]], axis=1)
             attacked = self.validation_attack(logits_fn, x, y, seeds)
-            self._robust.update_state(_correct(logits_fn(attacked), y), sample_weight=weight)
+            # As in evaluation: the clean image lies in the ball too.
+            survived = correct * _correct(logits_fn(attacked), y)
+            self._robust.update_state(survived, sample_weight=weight)
             result["robust"] = self._robust.result()
         return result
 
