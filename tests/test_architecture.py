@@ -80,7 +80,9 @@ def test_imports_point_downward():
 
 def test_concepts_of_layer_1_do_not_import_each_other():
     mixed = [
-        (a, b) for a, ours, b, theirs in edges() if LAYER[ours] == LAYER[theirs] == 1 != 0
+        (a, b)
+        for a, ours, b, theirs in edges()
+        if LAYER[ours] == LAYER[theirs] == 1 != 0
         if ours != theirs
     ]
     assert mixed == []

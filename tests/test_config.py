@@ -34,9 +34,7 @@ def train_config(**changes):
 
 def whole(**changes):
     train = train_config(epochs=4)
-    return LotteryConfig(
-        DataConfig(), ModelConfig(), train, train, train, train, **changes
-    )
+    return LotteryConfig(DataConfig(), ModelConfig(), train, train, train, train, **changes)
 
 
 BAD = [

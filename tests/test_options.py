@@ -93,9 +93,10 @@ def test_epochs_of_tickets_and_searches():
     assert config.train.epochs == 6
     assert (config.search.epochs, config.winning_search.epochs) == (3, 3)
     assert config.ticket_train.epochs == 4
-    assert dataclasses.replace(
-        config.ticket_train, epochs=6, schedule=config.train.schedule
-    ) == config.train
+    assert (
+        dataclasses.replace(config.ticket_train, epochs=6, schedule=config.train.schedule)
+        == config.train
+    )
 
 
 def test_the_warmup_takes_at_most_half_of_the_epochs():

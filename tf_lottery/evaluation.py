@@ -55,7 +55,8 @@ def logits_function(model: Any) -> LogitsFn:
     Args:
       model: a ``tf_keras`` model, a model loaded by ``tf.saved_model.load`` (with a
         ``logits`` function as this package exports it, or one float image
-        input in its ``serving_default`` signature), or any callable.
+        input in its ``serving_default`` signature), or any function made of TensorFlow
+        operations (attacks differentiate it).
 
     Raises:
       ValueError: a layer computes in half precision, in which gradients of
@@ -118,7 +119,11 @@ class Evaluator:
         logits_fn = logits_function(model)
         self._batch_size = batch_size
         self._attacks = tuple(attacks)
-        self._predict = tf.function(lambda x: tf.argmax(logits_fn(x), -1, tf.int32))
+        names = [config.name for config in self._attacks]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise ValueError(f"two attacks are named {', '.join(sorted(twice))}")
+        self._logits = tf.function(logits_fn)
         self._attacked = {
             config.name: self._compile(logits_fn, make_attack(config), jit_compile)
             for config in self._attacks
@@ -143,7 +148,8 @@ class Evaluator:
           progress: show a bar.
 
         Raises:
-          ValueError: no images, unequal lengths, or pixels outside [0, 1].
+          ValueError: no images, unequal lengths, pixels outside [0, 1], or labels
+            that are no class of the model.
         """
         x, y = _checked(x, y)
         batches = list(evaluation_batches(x, y, self._batch_size))
@@ -167,7 +173,13 @@ class Evaluator:
                         index = batch["index"]
                         seeds = tf.stack([tf.fill(tf.shape(index), seed), index], axis=1)
                         images = self._attacked[name](images, batch["label"], seeds)
-                    found.append(self._predict(images).numpy()[batch["weight"].numpy() > 0])
+                    logits = self._logits(images).numpy()
+                    if y.max() >= logits.shape[-1]:
+                        raise ValueError(
+                            f"label {y.max()} for a model of {logits.shape[-1]} classes"
+                        )
+                    real = batch["weight"].numpy() > 0
+                    found.append(np.argmax(logits, axis=-1)[real].astype(np.int32))
                     bar.update(len(found[-1]))
                 predictions[name] = np.concatenate(found)
                 seconds[name] = time.perf_counter() - began
@@ -221,7 +233,8 @@ def evaluate(
 
     Raises:
       UsageError: unknown attack or bad setting.
-      ValueError: no images, unequal lengths, pixels outside [0, 1], half precision.
+      ValueError: no images, unequal lengths, pixels outside [0, 1], labels that are no
+        class of the model, attacks of one name, half precision.
 
     Example:
       >>> import numpy as np
@@ -246,6 +259,8 @@ def _checked(x, y) -> tuple[np.ndarray, np.ndarray]:
             f"images of shape {x.shape} and labels of shape {y.shape}; "
             "(n, height, width, channels) and (n,) with n > 0 are needed"
         )
+    if not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
+        raise ValueError(f"labels are {y.dtype} from {y.min()}; class numbers from 0 are needed")
     if x.dtype != np.uint8:
         x = x.astype(np.float32)
         if not (x.min() >= 0 and x.max() <= 1):  # false for NaN too

@@ -70,8 +70,20 @@ def export_saved_model(
 
     Returns:
       ``path``.
+
+    Raises:
+      FileExistsError: ``path`` is not empty.
+      ValueError: the network computes in half precision, or ``class_names`` do not fit.
     """
     path = Path(path)
+    if path.exists() and any(path.iterdir()):
+        raise FileExistsError(f"{path} is not empty")
+    half = [layer.name for layer in network.layers if layer.compute_dtype != "float32"]
+    if half:
+        raise ValueError(f"layer {half[0]} computes in half precision; export a float32 copy")
+    classes = network.output_shape[-1]
+    if class_names and len(class_names) != classes:
+        raise ValueError(f"{len(class_names)} class names for {classes} logits")
     module = Classifier(network)
     kernels = prunable_kernels(network)
     # Lets a reader check the zeros without knowing Keras.
@@ -88,6 +100,7 @@ def export_saved_model(
     weights.write_json(
         path / "metadata.json",
         {
+            **(metadata or {}),
             "format": 1,
             "package_version": tf_lottery.__version__,
             "tensorflow": tf.__version__,
@@ -97,7 +110,6 @@ def export_saved_model(
             "nonzero_weights": sum(int(np.count_nonzero(v)) for v in values.values()),
             "kernels_digest": weights.digest(values),
             "graph_digest": hashlib.sha256((path / "saved_model.pb").read_bytes()).hexdigest(),
-            **(metadata or {}),
         },
     )
     return path

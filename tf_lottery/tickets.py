@@ -27,12 +27,23 @@ from tf_lottery import weights
 from tf_lottery.config import ModelConfig
 from tf_lottery.errors import StoreError, TicketError, UsageError
 from tf_lottery.models import build_model
-from tf_lottery.pruning.masks import MaskedNetwork, prunable_kernels, wrap
+from tf_lottery.pruning.masks import MaskedNetwork, mask_weights, prunable_kernels, wrap
 from tf_lottery.types import NamedArrays
 
 FORMAT = 1
 _JSON_LIMIT = 16 * 2**20  # bytes; a ticket.json of a 10,000-layer network stays below
 _WEIGHT_LIMIT = 2**33  # weights a mask may claim, before anything is allocated
+_RANK_LIMIT = 8  # dimensions of a kernel
+# What reading a document that is JSON but no ticket can raise.
+_MALFORMED = (
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    OverflowError,
+    StoreError,
+    UsageError,
+)
 
 
 @dataclass(frozen=True)
@@ -215,8 +226,7 @@ class Ticket:
         if isinstance(model, MaskedNetwork):
             model.set_masks(self.masks)
         else:
-            for name, kernel in kernels.items():
-                kernel.assign(kernel * self.masks[name].astype(np.float32))
+            mask_weights(network, self.masks)
         return model
 
     def network(self, dtype_policy: str = "float32") -> MaskedNetwork:
@@ -258,6 +268,8 @@ class Ticket:
             files.append("rewind.npz")
         document = self.to_json()
         document["files"] = {name: _sha256((path / name).read_bytes()) for name in files}
+        # As a reader will see it: JSON turns every key into text.
+        document = json.loads(json.dumps(document, allow_nan=False))
         document["document_digest"] = _document_digest(document)
         # Last: a directory without ticket.json is no ticket.
         weights.write_json(path / "ticket.json", document)
@@ -295,9 +307,8 @@ class Ticket:
                 parent=document["parent"],
                 package_version=document["package_version"],
             )
-        except (KeyError, TypeError, ValueError, AttributeError, StoreError, UsageError) as error:
-            if isinstance(error, TicketError):
-                raise
+            _check_rewind(ticket)
+        except _MALFORMED as error:
             raise TicketError(f"{path} is no usable ticket: {error!r}") from None
         if ticket.digest != document["digest"]:
             raise TicketError(f"{path} is damaged: its content does not fit its digest")
@@ -331,6 +342,14 @@ def read_document(path: Path) -> dict:
     return document
 
 
+def _check_rewind(ticket: Ticket) -> None:
+    epoch = ticket.rewind_epoch
+    if type(epoch) is not int or epoch < 0:
+        raise TicketError(f"the ticket rewinds to epoch {epoch!r}, which is no epoch")
+    if (epoch > 0) != (ticket.rewind_weights is not None):
+        raise TicketError(f"the ticket rewinds to epoch {epoch}; rewind.npz does not go with that")
+
+
 def _document_digest(document: Mapping[str, Any]) -> str:
     rest = {key: value for key, value in document.items() if key != "document_digest"}
     return _sha256(json.dumps(rest, sort_keys=True).encode())
@@ -356,9 +375,11 @@ def _unpack(path: Path, shapes: Mapping[str, list[int]]) -> NamedArrays:
         raise TicketError(f"{path}: masks.npz and ticket.json name different layers")
     masks = {}
     for name, shape in shapes.items():
-        size = math.prod(shape)
-        if not all(isinstance(n, int) and n > 0 for n in shape) or size > _WEIGHT_LIMIT:
-            raise TicketError(f"{path}: layer {name} has the impossible shape {shape}")
+        sane = len(shape) <= _RANK_LIMIT and all(
+            type(n) is int and 0 < n <= _WEIGHT_LIMIT for n in shape
+        )
+        if not sane or (size := math.prod(shape)) > _WEIGHT_LIMIT:
+            raise TicketError(f"{path}: layer {name} has an impossible shape")
         bits = packed[name]
         if bits.dtype != np.uint8 or bits.shape != (math.ceil(size / 8),):
             raise TicketError(f"{path}: mask of {name} has not the size of its shape {shape}")

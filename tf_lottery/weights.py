@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -101,6 +103,48 @@ def write_arrays(path: Path, values: Mapping[str, np.ndarray]) -> None:
     write_bytes(path, buffer.getvalue())
 
 
+# What zipfile and NumPy raise for damaged archives, single flipped bits included.
+_DAMAGED = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    NotImplementedError,
+    MemoryError,
+    OverflowError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def _check_archive(path: Path) -> None:
+    """Refuses what ``write_arrays`` does not write, before anything is allocated for it.
+
+    Members are stored, not compressed, so an array is never larger than the file;
+    each is read once for its checksum.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            stored = member.compress_type == zipfile.ZIP_STORED
+            if not stored or member.file_size != member.compress_size or member.flag_bits & 1:
+                raise ValueError(f"{member.filename} is compressed or encrypted")
+            with archive.open(member) as file:
+                _check_header(file, member)
+        damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"the checksum of {damaged} does not fit")
+
+
+def _check_header(file, member: zipfile.ZipInfo) -> None:
+    """The array that the .npy header announces must be what the member holds."""
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError(f"{member.filename} has an unknown version")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    if math.prod(shape) * dtype.itemsize != member.file_size - file.tell():
+        raise ValueError(f"{member.filename} does not hold what its header says")
+
+
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Reads what ``write_arrays`` wrote.
 
@@ -108,9 +152,10 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
       StoreError: the file is missing, damaged, or holds pickled objects.
     """
     try:
+        _check_archive(path)
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise StoreError(f"{path} is missing") from None
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise StoreError(f"{path} is damaged: {error}") from None

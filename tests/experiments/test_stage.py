@@ -55,9 +55,7 @@ def test_label_runtime_and_the_order_of_dicts_do_not():
     root, other = stage("init"), stage("init", settings={"x": 2})
     assert stage(label="a").key == stage(label="b", extra=object()).key
     assert stage(settings={"a": 1, "b": 2}).key == stage(settings={"b": 2, "a": 1}).key
-    assert (
-        stage(parents={"a": root, "b": other}).key == stage(parents={"b": other, "a": root}).key
-    )
+    assert stage(parents={"a": root, "b": other}).key == stage(parents={"b": other, "a": root}).key
 
 
 def test_unknown_kinds_and_non_json_settings_are_refused():

@@ -7,6 +7,7 @@ import os
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -64,9 +65,14 @@ def test_the_manifest_appears_last(tmp_path, monkeypatch):
 
 def test_an_exception_leaves_no_finished_stage_and_keeps_the_partial_work(tmp_path):
     store = Store(tmp_path)
-    with pytest.raises(RuntimeError, match="crash"), store.work(STAGE) as directory:
-        (directory / "checkpoint").write_text("half")
-        raise RuntimeError("crash")
+
+    def crash():
+        with store.work(STAGE) as directory:
+            (directory / "checkpoint").write_text("half")
+            raise RuntimeError("crash")
+
+    with pytest.raises(RuntimeError, match="crash"):
+        crash()
     assert not store.has(STAGE)
     assert not store.path(STAGE).exists()
     with store.work(STAGE) as directory:
@@ -95,7 +101,9 @@ def test_a_manifest_written_into_partial_work_does_not_count(tmp_path):
     assert store.manifest(STAGE)["key"] == STAGE.key
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "3", "null", '{"no": "format"}', '{"format": "x"}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "3", "null", '{"no": "format"}', '{"format": "x"}']
+)
 def test_a_damaged_manifest(tmp_path, content):
     store = Store(tmp_path)
     (finish(store) / "manifest.json").write_text(content)
@@ -157,9 +165,13 @@ def test_a_disk_that_fills_while_the_manifest_is_written(tmp_path, monkeypatch):
     def full(path, content):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(StoreError, match="no space left"), store.work(STAGE) as directory:
-        (directory / "data.txt").write_text("x")
-        monkeypatch.setattr(weights, "write_bytes", full)
+    def work():
+        with store.work(STAGE) as directory:
+            (directory / "data.txt").write_text("x")
+            monkeypatch.setattr(weights, "write_bytes", full)
+
+    with pytest.raises(StoreError, match="no space left"):
+        work()
     assert not store.has(STAGE)
 
 
@@ -192,6 +204,18 @@ def test_a_root_that_cannot_be_made(tmp_path):
         Store(tmp_path / "file" / "store")
 
 
+def test_another_that_probes_the_root_at_the_same_time(tmp_path, monkeypatch):
+    # Threads, and containers that share a store, may have the same process id.
+    touch = Path.touch
+
+    def touch_and_lose(path, *args, **kwargs):
+        touch(path, *args, **kwargs)
+        os.unlink(path)
+
+    monkeypatch.setattr(Path, "touch", touch_and_lose)
+    Store(tmp_path)
+
+
 def test_looking_creates_nothing(tmp_path):
     store = Store(tmp_path / "new", read_only=True)
     assert not store.has(STAGE)
@@ -199,8 +223,8 @@ def test_looking_creates_nothing(tmp_path):
 
 
 def _contend(root, name, barrier, log):
+    barrier.wait(60)
     store = Store(root)
-    barrier.wait()
     with store.work(STAGE) as directory:
         if directory is None:
             return
@@ -216,7 +240,8 @@ def test_two_that_want_the_same_stage_do_it_once(tmp_path, way):
     if way == "threads":
         barrier, make = threading.Barrier(4), threading.Thread
     else:
-        context = multiprocessing.get_context("fork")
+        # Not "fork": other tests of this process may have started TensorFlow's threads.
+        context = multiprocessing.get_context("spawn")
         barrier, make = context.Barrier(3), context.Process
     workers = [
         make(target=_contend, args=(tmp_path / "store", str(i), barrier, log))

@@ -57,6 +57,11 @@ def sparse(tiny_network, tiny_masks):
     return make
 
 
+def files(directory):
+    """What a run left, but for the checkpoints, which are the caller's to remove."""
+    return sorted(name for name in os.listdir(directory) if name != "checkpoints")
+
+
 class Recorder(keras.callbacks.Callback):
     """Weights after every epoch, and every checkpoint as a file says it."""
 
@@ -122,7 +127,7 @@ def test_learning_happened(finished):
 
 def test_files_left(finished):
     directory, masked, rows, recorder, _ = finished
-    assert sorted(os.listdir(directory)) == ["best.npz", "epoch-1.npz", "final.npz", "history.json"]
+    assert files(directory) == ["best.npz", "epoch-1.npz", "final.npz", "history.json"]
     best = callbacks.best_epoch(rows)
     assert rows[best - 1]["validation_robust"] == max(r["validation_robust"] for r in rows)
     for name, epoch in (("best", best), ("final", 3), ("epoch-1", 1)):
@@ -194,7 +199,7 @@ def test_augmentation_changes_the_run(sparse, tiny_data, tmp_path):
     assert np.abs(results[0] - results[1]).max() > 1e-4
 
 
-class Interruption(Exception):
+class InterruptionError(Exception):
     pass
 
 
@@ -211,17 +216,17 @@ def test_interrupted_run_goes_on_as_if_nothing_happened(
         if where == "after the checkpoint" or epoch != 1:
             original(self, epoch, logs)
         if epoch == 1:
-            raise Interruption
+            raise InterruptionError
 
     with monkeypatch.context() as patch:
         patch.setattr(cls, "on_epoch_end", interrupt)
-        with pytest.raises(Interruption):
+        with pytest.raises(InterruptionError):
             train(sparse(), tiny_data, ROBUST, seed=7, directory=tmp_path, verbose=0)
     assert callbacks.finished_epochs(tmp_path) == (2 if where == "after the checkpoint" else 1)
     masked = sparse()
     rows = train(masked, tiny_data, ROBUST, seed=7, directory=tmp_path, verbose=0)
     assert [row["epoch"] for row in rows] == [1, 2, 3]
-    assert sorted(os.listdir(tmp_path)) == sorted(os.listdir(directory))
+    assert files(tmp_path) == files(directory)
     for name in ("final", "best", "epoch-1"):
         got = weights.read_arrays(tmp_path / f"{name}.npz")
         for key, value in weights.read_arrays(directory / f"{name}.npz").items():
@@ -294,27 +299,31 @@ def test_stale_files_of_a_first_attempt_do_not_survive(sparse, tiny_data, tmp_pa
     weights.write_arrays(tmp_path / "epoch-9.npz", {"x": np.zeros(1)})
     config = dataclasses.replace(NATURAL, epochs=1)
     train(sparse(), tiny_data, config, seed=0, directory=tmp_path, verbose=0)
-    assert sorted(os.listdir(tmp_path)) == ["best.npz", "final.npz", "history.json"]
+    assert files(tmp_path) == ["best.npz", "final.npz", "history.json"]
 
 
+@pytest.mark.parametrize("keep_epochs", [(), (1,)])
 def test_finishing_is_repeatable_after_a_crash_at_the_very_end(
-    sparse, tiny_data, tmp_path, monkeypatch
+    sparse, tiny_data, tmp_path, monkeypatch, keep_epochs
 ):
-    config = dataclasses.replace(NATURAL, epochs=1)
+    config = dataclasses.replace(NATURAL, epochs=1, keep_epochs=keep_epochs)
+    options = {"seed": 0, "directory": tmp_path, "verbose": 0}
 
     def crash(*_, **__):
-        raise Interruption
+        raise InterruptionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(run.shutil, "rmtree", crash)
-        with pytest.raises(Interruption):
-            train(sparse(), tiny_data, config, seed=0, directory=tmp_path, verbose=0)
-    first = weights.read_arrays(tmp_path / "best.npz")
-    masked = sparse()
-    rows = train(masked, tiny_data, config, seed=0, directory=tmp_path, verbose=0)
-    assert len(rows) == 1
-    assert weights.digest(weights.read_arrays(tmp_path / "best.npz")) == weights.digest(first)
-    assert weights.digest(weights.get_weights(masked.network)) == weights.digest(first)
+        patch.setattr(run, "_place", crash)
+        with pytest.raises(InterruptionError):
+            train(sparse(), tiny_data, config, **options)
+    trained = weights.digest(weights.read_arrays(tmp_path / "final.npz"))
+    for _ in range(2):  # after the crash, and once more after it is done
+        masked = sparse()
+        assert len(train(masked, tiny_data, config, **options)) == 1
+        for name in ("best", "final"):
+            assert weights.digest(weights.read_arrays(tmp_path / f"{name}.npz")) == trained
+        got = weights.get_weights(masked.network)
+        assert weights.digest(got) == trained
 
 
 # --- failures -------------------------------------------------------------------------
@@ -330,11 +339,15 @@ def test_non_finite_loss_names_stage_epoch_and_step(sparse, tiny_data, tmp_path)
 
 
 def test_weights_that_break_in_the_last_step_are_not_kept(sparse, tiny_data, tmp_path):
-    """The loss of the last step is still finite; what it leaves behind is not."""
-    config = dataclasses.replace(NATURAL, epochs=1, schedule=ScheduleConfig("constant", peak=3e38))
-    one_step = dataclasses.replace(config, batch_size=96)
+    """The loss of the last step is still finite; what that step leaves behind is not."""
+    config = dataclasses.replace(
+        NATURAL, epochs=1, batch_size=96, schedule=ScheduleConfig("constant", peak=3e38)
+    )
+    masked = sparse()
+    masked.network.get_layer("bn3").gamma.assign(np.full(6, 100.0))
     with pytest.raises(NonFiniteError):
-        train(sparse(), tiny_data, one_step, seed=0, directory=tmp_path, verbose=0)
+        train(masked, tiny_data, config, seed=0, directory=tmp_path, verbose=0)
+    assert not (tmp_path / "final.npz").exists()
 
 
 def test_batch_larger_than_the_training_set(sparse, tiny_data, tmp_path):
@@ -376,12 +389,12 @@ def test_float16_run_resumes_with_its_loss_scale(
 
     def interrupt(self, epoch, logs=None):
         if epoch == 1:
-            raise Interruption
+            raise InterruptionError
 
     options = {"seed": 0, "directory": tmp_path, "verbose": 0}
     with monkeypatch.context() as patch:
         patch.setattr(callbacks.NonFiniteGuard, "on_epoch_end", interrupt)
-        with pytest.raises(Interruption):
+        with pytest.raises(InterruptionError):
             train(sparse(dtype_policy="mixed_float16"), tiny_data, config,
                   validation_network=tiny_network(), **options)  # fmt: skip
     rows = train(sparse(dtype_policy="mixed_float16"), tiny_data, config,
@@ -437,10 +450,10 @@ def test_tensorboard_files(finished):
     assert [e.step for e in histogram] == [1, 3]
     buckets = tensor_util.make_ndarray(histogram[-1].tensor_proto)
     assert buckets[:, 2].sum() == masked.get_masks()["conv3"].sum()
-    images = events.Tensors("clean_above_adversarial")
+    images = events.Tensors("images/clean_above_adversarial")
     assert [e.step for e in images] == [1, 3]
     width, height, png = tensor_util.make_ndarray(images[0].tensor_proto)[:3]
-    assert (int(width), int(height)) == (8, 16)
+    assert (int(width), int(height)) == (8 * 8 * 12, 2 * 8 * 12)  # enlarged by 12
     assert png.startswith(b"\x89PNG")
     content = events.PluginTagToContent("hparams")
     assert b"sparsity" in content["_hparams_/session_start_info"]

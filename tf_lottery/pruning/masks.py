@@ -54,9 +54,32 @@ def _batchnorm_followers(network: keras.Model) -> dict[str, list[str]]:
     for layer in network.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             source = layer.inbound_nodes[0].inbound_layers
+            source = getattr(source, "layer", source)  # first called behind a wrapper
             if is_prunable(source):
                 followers.setdefault(source.name, []).append(layer.name)
     return followers
+
+
+def _alive_filters(mask: np.ndarray) -> np.ndarray:
+    """1.0 for each filter (last axis) that has a weight left, else 0.0."""
+    return mask.reshape(-1, mask.shape[-1]).any(axis=0).astype(np.float32)
+
+
+def mask_weights(network: keras.Model, masks: Mapping[str, np.ndarray]) -> None:
+    """Zeroes a bare network's pruned weights, and the BatchNorm channels they leave dead, once.
+
+    Args:
+      network: as ``build_model`` returns.
+      masks: by layer name, each of its kernel's shape.
+    """
+    followers = _batchnorm_followers(network)
+    for name, kernel in prunable_kernels(network).items():
+        kernel.assign(kernel * masks[name].astype(np.float32))
+        for follower in followers.get(name, ()):
+            layer = network.get_layer(follower)
+            for variable in (layer.gamma, layer.beta):
+                if variable is not None:
+                    variable.assign(variable * _alive_filters(masks[name]))
 
 
 @dataclass(frozen=True)
@@ -110,10 +133,10 @@ class MaskedNetwork:
         for name, variable in self.masks.items():
             mask = np.asarray(masks[name], np.float32)
             variable.assign(mask)
-            alive = mask.reshape(-1, mask.shape[-1]).any(axis=0).astype(np.float32)
             for follower in self.followers.get(name, ()):
                 for part in ("gamma", "beta"):
-                    self.filters[follower, part].assign(alive)
+                    if (follower, part) in self.filters:
+                        self.filters[follower, part].assign(_alive_filters(mask))
         self.enforce()
 
     def get_masks(self) -> NamedArrays:

@@ -20,7 +20,7 @@ from tf_lottery.keras import keras, tf
 
 
 class NonFiniteGuard(keras.callbacks.Callback):
-    """Stops a run at the first step whose loss is NaN or infinite.
+    """Stops a run at the first step whose loss, or epoch whose weights, are not finite.
 
     Raises:
       NonFiniteError: names stage, epoch and step (both counted from 1).
@@ -41,6 +41,15 @@ class NonFiniteGuard(keras.callbacks.Callback):
                 f"{self._stage}: loss is {logs['loss']} in epoch {self._epoch + 1}, "
                 f"step {batch + 1}; a lower learning rate may help"
             )
+
+    def on_epoch_end(self, epoch, logs=None):
+        # The last update of an epoch is judged by no loss before it is saved.
+        for name, variable in weights.named_variables(self.model.network).items():
+            if not np.all(np.isfinite(variable.numpy())):
+                raise NonFiniteError(
+                    f"{self._stage}: {name} is not finite after the last step of epoch "
+                    f"{epoch + 1}; a lower learning rate may help"
+                )
 
 
 class History(keras.callbacks.Callback):

@@ -107,6 +107,8 @@ def train(
       UsageError: the batch is larger than the training set.
     """
     directory = Path(directory)
+    if config.dtype_policy != "float32" and validation_network is None:
+        raise ValueError("a mixed dtype policy needs a float32 validation_network")
     steps = steps_per_epoch(len(data.train_labels), config.batch_size)
     first_epoch = callbacks.finished_epochs(directory)
     model = make_training_model(masked, config, seed, validation_network)
