@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tf_lottery import weights
+from tf_lottery import files, weights
 from tf_lottery.main import main
 
 TINY = [
@@ -157,7 +157,7 @@ def test_no_space_left(capsys, monkeypatch, folder):
     def full(path, content):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(weights, "write_bytes", full)
+    monkeypatch.setattr(files, "write_atomically", full)
     line = complaint(capsys, 1, [*TINY, "--workdir=w"])
     assert "no space left" in line
     assert not (folder / "w" / "results.json").exists()

@@ -183,7 +183,7 @@ def test_everything_is_traced_once_over_padded_batches_and_calls():
     assert set(model.traced) == {(10, 4, 4, 1)}
     evaluator(images(9), np.zeros(9, int), seed=5)
     assert len(model.traced) == traced
-    assert evaluator._predict.experimental_get_tracing_count() == 1
+    assert evaluator._logits.experimental_get_tracing_count() == 1
     for attacked in evaluator._attacked.values():
         assert attacked.experimental_get_tracing_count() == 1
 

@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import pytest
 
-from tf_lottery import weights
+from tf_lottery import files, weights
 from tf_lottery.errors import StoreError
 from tf_lottery.pruning.masks import wrap
 
@@ -150,20 +150,20 @@ def test_read_arrays_of_a_file_with_one_flipped_byte(tmp_path):
 
 
 def test_writing_is_atomic(tmp_path, monkeypatch):
-    weights.write_bytes(tmp_path / "f", b"old")
+    files.write_atomically(tmp_path / "f", b"old")
 
     def crash(*_):
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "fsync", crash)
     with pytest.raises(OSError, match="disk full"):
-        weights.write_bytes(tmp_path / "f", b"new")
+        files.write_atomically(tmp_path / "f", b"new")
     assert (tmp_path / "f").read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["f"]
 
 
 def test_json_refuses_nan(tmp_path):
-    weights.write_json(tmp_path / "x.json", {"a": 1})
+    files.write_json(tmp_path / "x.json", {"a": 1})
     with pytest.raises(ValueError, match="JSON compliant"):
-        weights.write_json(tmp_path / "x.json", {"a": float("nan")})
+        files.write_json(tmp_path / "x.json", {"a": float("nan")})
     assert (tmp_path / "x.json").read_text() == '{\n "a": 1\n}\n'

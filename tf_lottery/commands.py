@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
-from collections.abc import Callable
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tf_lottery import files
 from tf_lottery.errors import StoreError, UsageError
 from tf_lottery.flags import Command
 
@@ -16,64 +21,89 @@ def execute(command: Command) -> int:
     Raises:
       LotteryError: see ``tf_lottery.errors``.
     """
-    return _MODES[command.mode](command)
+    with files.disk_errors("workdir", command.workdir):
+        return _MODES[command.mode](command)
 
 
-def _start_tensorflow(command: Command, deterministic: bool) -> None:
+def _start_tensorflow(verbose: bool) -> None:
     """First import of TensorFlow; its chatter is kept from the terminal without ``-v``."""
-    if not command.verbose:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from tf_lottery.keras import keras, tf
+    if verbose:
+        importlib.import_module("tf_lottery.keras")
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with _silent_stderr():
+        from tf_lottery.keras import tf
 
-    if not command.verbose:
         tf.get_logger().setLevel("ERROR")
-    if deterministic:
-        keras.utils.set_random_seed(command.options["seed"])
-        tf.config.experimental.enable_op_determinism()
+        tf.constant(0.0).numpy()  # starts the devices, which talk too
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Drops what is written to file descriptor 2, unless the body raises.
+
+    TensorFlow's C++ side writes there before any of its own switches works.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as sink:
+        os.dup2(sink.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            sink.seek(0)
+            os.write(kept, sink.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _run(command: Command) -> int:
     config = command.config()  # bad flags are told before seconds go by
-    workdir = _workdir(command)
-    _start_tensorflow(command, config.deterministic)
+    _start_tensorflow(command.verbose)
     from tf_lottery import reporting
     from tf_lottery.experiments.comparison import is_finished, run_comparison, run_settings
     from tf_lottery.experiments.store import Store
+    from tf_lottery.experiments.work import Workshop
     from tf_lottery.tickets import Ticket
 
     ticket = Ticket.load(command.ticket) if command.ticket else None
+    workdir = Path(command.workdir)
     results = workdir / "results.json"
-    chosen = run_settings(config, ticket)
-    reporting.check_same_settings(results, chosen)
-    store = Store(command.store)
-    report = workdir / "report.html"
-    if results.exists() and report.exists() and is_finished(config, store, ticket):
+    reporting.check_same_settings(results, run_settings(config, ticket))
+    workshop = Workshop(
+        config, Store(command.store, read_only=True), workdir / "tensorboard", progress=True
+    )
+    if is_finished(workshop, workdir, ticket):
         document = reporting.read_results(results)
         print("everything is finished already; nothing was run")
     else:
+        workshop.check(ticket)
+        # From here on things are written.
+        _make_workdir(workdir)
+        workshop.store = Store(command.store)
         document = run_comparison(
-            config,
+            workshop,
             workdir,
-            store,
             ticket=ticket,
             command=command.argv,
-            progress=True,
             announce=lambda line: print(line, flush=True),
         )
         reporting.write_results(results, document)
-        report = reporting.write_report(workdir)
+        reporting.write_report(workdir)
     print()
     print(reporting.table(document))
     print()
     for finding in reporting.findings(document):
         print(f"- {finding.text}")
-    _tell_places(workdir, report, document)
+    _tell_places(workdir, document)
     return 0
 
 
-def _tell_places(workdir: Path, report: Path, document: dict) -> None:
+def _tell_places(workdir: Path, document: dict) -> None:
     print()
-    print(f"report        {report}")
+    print(f"report        {workdir / 'report.html'}")
     print(f"results       {workdir / 'results.json'}")
     names = ", ".join(row["name"] for row in document["rows"])
     print(f"SavedModels   {workdir / 'saved_model'}/ ({names})")
@@ -82,23 +112,21 @@ def _tell_places(workdir: Path, report: Path, document: dict) -> None:
     print(f"TensorBoard   tensorboard --logdir={workdir / 'tensorboard'}")
 
 
-def _workdir(command: Command) -> Path:
-    workdir = Path(command.workdir)
+def _make_workdir(workdir: Path) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / f".probe-{os.getpid()}"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise StoreError(
             f"--workdir: {workdir} cannot be written ({error.strerror}); choose another"
         ) from None
-    return workdir
 
 
 def _plan(command: Command) -> int:
     config = command.config()
-    _start_tensorflow(command, config.deterministic)
+    _start_tensorflow(command.verbose)
     from tf_lottery.experiments.plan import plan, plan_text
     from tf_lottery.experiments.store import Store
     from tf_lottery.experiments.work import Workshop
@@ -108,6 +136,7 @@ def _plan(command: Command) -> int:
     ticket = Ticket.load(command.ticket) if command.ticket else None
     chosen = entries(config, ticket)
     workshop = Workshop(config, Store(command.store, read_only=True))
+    workshop.check(ticket)
     planned = plan([stage for entry in chosen for stage in entry.stages], workshop)
     dense = next((entry.train for entry in chosen if entry.kind == "dense"), None)
     print(plan_text(planned, dense))
@@ -117,7 +146,7 @@ def _plan(command: Command) -> int:
 def _evaluate(command: Command) -> int:
     config = command.config()
     path = _one_model(command)
-    _start_tensorflow(command, config.deterministic)
+    _start_tensorflow(command.verbose)
     from tf_lottery.data import load
     from tf_lottery.evaluation import Evaluator
     from tf_lottery.experiments.loading import load_model
@@ -154,12 +183,11 @@ def _one_model(command: Command) -> str:
 
 
 def _export(command: Command) -> int:
-    config = command.config()
     path = _one_model(command)
     target = Path(command.export_dir)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError.bad_value("export_dir", str(target), "a new or empty directory")
-    _start_tensorflow(command, config.deterministic)
+    _start_tensorflow(command.verbose)
     from tf_lottery.experiments.loading import load_model, sparsity
     from tf_lottery.export import export_saved_model
 
@@ -176,7 +204,7 @@ def _export(command: Command) -> int:
 def _inspect(command: Command) -> int:
     if not command.ticket:
         raise UsageError("--mode=inspect needs --ticket, a ticket directory")
-    _start_tensorflow(command, False)
+    _start_tensorflow(command.verbose)
     from tf_lottery.reporting.text import ticket_text
     from tf_lottery.tickets import Ticket
 
@@ -189,9 +217,9 @@ def _report(command: Command) -> int:
 
     workdir = Path(command.workdir)
     document = reporting.read_results(workdir / "results.json")
-    report = reporting.write_report(workdir)
+    reporting.write_report(workdir)
     print(reporting.table(document))
-    _tell_places(workdir, report, document)
+    _tell_places(workdir, document)
     return 0
 
 

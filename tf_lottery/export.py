@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import tf_lottery
-from tf_lottery import weights
+from tf_lottery import files, weights
 from tf_lottery.keras import keras, tf
 from tf_lottery.pruning.masks import prunable_kernels
 
@@ -88,17 +90,20 @@ def export_saved_model(
     kernels = prunable_kernels(network)
     # Lets a reader check the zeros without knowing Keras.
     module.kernels = dict(kernels)
+    # A process killed while it writes leaves nothing under the final name.
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
     tf.saved_model.save(
         module,
-        str(path),
+        str(partial),
         signatures={
             "serving_default": module.serving_default.get_concrete_function(),
             "serving_uint8": module.serving_uint8.get_concrete_function(),
         },
     )
     values = {name: kernel.numpy() for name, kernel in kernels.items()}
-    weights.write_json(
-        path / "metadata.json",
+    files.write_json(
+        partial / "metadata.json",
         {
             **(metadata or {}),
             "format": 1,
@@ -109,7 +114,8 @@ def export_saved_model(
             "weights": sum(value.size for value in values.values()),
             "nonzero_weights": sum(int(np.count_nonzero(v)) for v in values.values()),
             "kernels_digest": weights.digest(values),
-            "graph_digest": hashlib.sha256((path / "saved_model.pb").read_bytes()).hexdigest(),
+            "graph_digest": hashlib.sha256((partial / "saved_model.pb").read_bytes()).hexdigest(),
         },
     )
+    os.replace(partial, path)
     return path

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 import shutil
 import textwrap
 from fractions import Fraction
@@ -47,12 +48,11 @@ class _NumberParser(flags.ArgumentParser):
         if isinstance(argument, (int, float)):
             return float(argument)
         try:
-            return float(Fraction(argument))
+            if re.fullmatch(r"\d{1,9}/\d{1,9}", argument):
+                return float(Fraction(argument))
+            return float(argument)
         except (ValueError, ZeroDivisionError):
-            try:
-                return float(argument)
-            except ValueError:
-                raise ValueError(f"got {argument!r}, must be {self.syntactic_help}") from None
+            raise ValueError(f"got {argument!r}, must be {self.syntactic_help}") from None
 
     def flag_type(self):
         return "number"
@@ -280,6 +280,8 @@ def parse(argv: list[str]) -> Command | str:
     except flags.CantOpenFlagFileError as error:
         reason = str(error).split("] ")[-1]
         raise UsageError(f"--flagfile: cannot be opened: {reason}", "flagfile") from None
+    except UnicodeDecodeError:
+        raise UsageError("--flagfile: is no text file", "flagfile") from None
     except flags.Error as error:
         raise UsageError(" ".join(str(error).replace("flag --", "--").split())) from None
     if FLAGS.help:

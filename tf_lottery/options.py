@@ -6,6 +6,8 @@ what follows from other options. The command line's flags have these names.
 
 from __future__ import annotations
 
+import math
+
 from tf_lottery.config import (
     ARCHITECTURES,
     AttackConfig,
@@ -39,6 +41,26 @@ def objective_config(
         attack = AttackConfig(f"pgd{steps}", "linf", eps, steps, step_size, random_start)
         return ObjectiveConfig("pgd", attack)
     raise UsageError.unknown(flag, name, ("natural", "fgsm", "pgd"))
+
+
+def _check_attack_options(
+    eps: float,
+    steps: int,
+    step_size: float | None,
+    eval_eps: float | None,
+    eval_step_size: float | None,
+    restarts: int,
+) -> None:
+    """Checks each under its own flag, also what the chosen attacks leave unused."""
+    for flag, radius in (("eps", eps), ("eval_eps", eval_eps)):
+        if radius is not None and not 0 <= radius <= 1:
+            raise UsageError.bad_value(flag, radius, "in [0, 1], the range of a pixel")
+    for flag, step in (("step_size", step_size), ("eval_step_size", eval_step_size)):
+        if step is not None and not 0 <= step < math.inf:
+            raise UsageError.bad_value(flag, step, "0 or more")
+    for flag, count in (("steps", steps), ("restarts", restarts)):
+        if count < 1:
+            raise UsageError.bad_value(flag, count, "1 or more")
 
 
 def lottery_config(
@@ -133,8 +155,7 @@ def lottery_config(
     """
     model_config = ModelConfig(model, depth, width, width_multiplier)  # checks the name first
     arch = ARCHITECTURES[model]
-    if not 0 <= eps <= 1:
-        raise UsageError.bad_value("eps", eps, "in [0, 1], the range of a pixel")
+    _check_attack_options(eps, steps, step_size, eval_eps, eval_step_size, restarts)
     step_size = eps / 4 if step_size is None else step_size
     natural = objective == search_objective == "natural"
     if normalize is None:
@@ -156,28 +177,25 @@ def lottery_config(
         ("search_learning_rate", search_learning_rate),
         ("batch_size", batch_size),
     ):
-        if rate_or_size < 0:
+        if not 0 <= rate_or_size < math.inf:
             raise UsageError.bad_value(flag, rate_or_size, "more than 0")
     if warmup_epochs is not None and warmup_epochs < 0:
         raise UsageError.bad_value("warmup_epochs", warmup_epochs, "0 or more")
     rate = learning_rate or arch.learning_rate
     search_rate = search_learning_rate or arch.search_learning_rate
 
+    if eval_eps is None:
+        eval_eps = eps
+        eval_step_size = step_size if eval_step_size is None else eval_step_size
     evaluated = tuple(
-        attack_from_name(
-            name,
-            eps if eval_eps is None else eval_eps,
-            eval_step_size
-            if eval_step_size is not None
-            else (step_size if eval_eps is None else None),
-            eval_random_start,
-            restarts,
-        )
+        attack_from_name(name, eval_eps, eval_step_size, eval_random_start, restarts)
         for name in attacks
     )
-    validated = attack_from_name(
-        validation_attack, eps if eval_eps is None else eval_eps, None, eval_random_start
-    )
+    try:
+        validated = attack_from_name(validation_attack, eval_eps, eval_step_size, eval_random_start)
+    except UsageError as error:
+        message = str(error).replace("--attacks", "--validation_attack")
+        raise UsageError(message, "validation_attack") from None
 
     def training(target: ObjectiveConfig, count: int, peak: float, warm: bool) -> TrainConfig:
         warmup = 0

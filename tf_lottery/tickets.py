@@ -26,6 +26,7 @@ import tf_lottery
 from tf_lottery import weights
 from tf_lottery.config import ModelConfig
 from tf_lottery.errors import StoreError, TicketError, UsageError
+from tf_lottery.files import write_json
 from tf_lottery.models import build_model
 from tf_lottery.pruning.masks import MaskedNetwork, mask_weights, prunable_kernels, wrap
 from tf_lottery.types import NamedArrays
@@ -272,7 +273,7 @@ class Ticket:
         document = json.loads(json.dumps(document, allow_nan=False))
         document["document_digest"] = _document_digest(document)
         # Last: a directory without ticket.json is no ticket.
-        weights.write_json(path / "ticket.json", document)
+        write_json(path / "ticket.json", document)
         return path
 
     @classmethod

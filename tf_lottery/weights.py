@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import math
-import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -21,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from tf_lottery import files
 from tf_lottery.errors import StoreError
 
 
@@ -73,34 +71,11 @@ def digest(values: Mapping[str, np.ndarray]) -> str:
     return sha.hexdigest()
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file so that a crash leaves the old content or the new, never a mixture."""
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
-
-
-def write_json(path: Path, document: Any) -> None:
-    """Writes JSON atomically; NaN and infinity raise ``ValueError``."""
-    text = json.dumps(document, indent=1, allow_nan=False)
-    write_bytes(path, (text + "\n").encode())
-
-
 def write_arrays(path: Path, values: Mapping[str, np.ndarray]) -> None:
     """Writes arrays as ``.npz`` (zip of ``.npy``, no pickle), atomically, in order."""
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **dict(values))  # type: ignore[arg-type]
-    write_bytes(path, buffer.getvalue())
+    files.write_atomically(path, buffer.getvalue())
 
 
 # What zipfile and NumPy raise for damaged archives, single flipped bits included.

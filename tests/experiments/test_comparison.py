@@ -13,8 +13,10 @@ from tf_lottery.experiments.comparison import (
     run_settings,
 )
 from tf_lottery.experiments.store import Store
+from tf_lottery.experiments.work import Workshop
 from tf_lottery.lottery import entries
 from tf_lottery.options import lottery_config
+from tf_lottery.reporting import write_report, write_results
 from tf_lottery.tickets import Ticket
 
 
@@ -80,14 +82,18 @@ def run(tmp_path_factory):
         seed=5,
     )
     store = Store(workdir / "stages")
-    assert not is_finished(config, store)
-    document = run_comparison(config, workdir, store, progress=False, announce=lambda line: None)
+    workshop = Workshop(config, store, workdir / "tensorboard")
+    assert not is_finished(workshop, workdir)
+    document = run_comparison(workshop, workdir, announce=lambda line: None)
+    write_results(workdir / "results.json", document)
+    assert not is_finished(workshop, workdir)  # the report is missing
+    write_report(workdir)
     return config, workdir, store, document, entries(config)
 
 
 def test_a_run_is_finished_afterwards(run):
-    config, _, store, _, _ = run
-    assert is_finished(config, store)
+    config, workdir, store, _, _ = run
+    assert is_finished(Workshop(config, store), workdir)
 
 
 def test_accuracies_are_those_of_the_stages_examples(run):
@@ -193,7 +199,7 @@ def test_every_row_has_its_curve_even_if_search_and_dense_training_are_one_stage
         compare=order,
     )
     store = Store(tmp_path / "stages")
-    document = run_comparison(config, tmp_path, store, progress=False, announce=lambda line: None)
+    document = run_comparison(Workshop(config, store), tmp_path, announce=lambda line: None)
     assert {row["name"] for row in document["rows"]} <= set(document["curves"])
     winning = next(row for row in document["rows"] if row["name"] == "winning")
     dense = next(row for row in document["rows"] if row["name"] == "dense")

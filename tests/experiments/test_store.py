@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tf_lottery import weights
+from tf_lottery import files
 from tf_lottery.errors import StoreError
 from tf_lottery.experiments.local import run_stages
 from tf_lottery.experiments.stage import Stage
@@ -148,9 +148,9 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch, number):
     def full(path, content):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(weights, "write_bytes", full)
+    monkeypatch.setattr(files, "write_atomically", full)
     with pytest.raises(StoreError, match="no space left") as caught, store.work(STAGE) as directory:
-        weights.write_json(directory / "a.json", {})
+        files.write_json(directory / "a.json", {})
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not store.has(STAGE)
@@ -168,7 +168,7 @@ def test_a_disk_that_fills_while_the_manifest_is_written(tmp_path, monkeypatch):
     def work():
         with store.work(STAGE) as directory:
             (directory / "data.txt").write_text("x")
-            monkeypatch.setattr(weights, "write_bytes", full)
+            monkeypatch.setattr(files, "write_atomically", full)
 
     with pytest.raises(StoreError, match="no space left"):
         work()
@@ -191,7 +191,7 @@ def test_a_full_file_system(tmp_path):
     try:
         store = Store(mount)
         with pytest.raises(StoreError, match="no space left"), store.work(STAGE) as directory:
-            weights.write_bytes(directory / "big", b"x" * 10**6)
+            files.write_atomically(directory / "big", b"x" * 10**6)
         assert not store.has(STAGE)
         assert not list((mount / "partial" / STAGE.name).iterdir())
     finally:

@@ -8,6 +8,7 @@ import pytest
 
 from tf_lottery.config import DataConfig
 from tf_lottery.errors import StoreError
+from tf_lottery.files import write_atomically
 from tf_lottery.reporting import (
     check_same_settings,
     read_pictures,
@@ -15,7 +16,6 @@ from tf_lottery.reporting import (
     table,
     write_results,
 )
-from tf_lottery.reporting.atomic import write_atomically
 
 
 def test_round_trip_and_order(tmp_path, make_document):

@@ -96,7 +96,7 @@ def _read_digits() -> RawData:
 
 
 def _read_tfds(name: str, data_dir: str | None) -> RawData:
-    import tensorflow as tf
+    from tf_lottery.keras import tf
 
     if data_dir is not None:
         data_dir = os.path.expanduser(data_dir)

@@ -14,7 +14,7 @@ import numpy as np
 import tf_lottery
 from tf_lottery import weights
 from tf_lottery.attacks import make_attack
-from tf_lottery.config import LotteryConfig, settings
+from tf_lottery.config import KINDS, LotteryConfig, settings
 from tf_lottery.experiments.local import run_stages
 from tf_lottery.experiments.stage import Stage, in_order
 from tf_lottery.experiments.store import Store
@@ -35,31 +35,34 @@ def run_settings(config: LotteryConfig, ticket: Ticket | None = None) -> dict:
     return chosen
 
 
-def is_finished(config: LotteryConfig, store: Store, ticket: Ticket | None = None) -> bool:
-    """True if no stage of the run is left to do."""
-    wanted = [stage for entry in entries(config, ticket) for stage in entry.stages]
-    return all(store.has(stage) for stage in in_order(wanted))
+def is_finished(workshop: Workshop, workdir: Path, ticket: Ticket | None = None) -> bool:
+    """True if no stage of the run is left to do and nothing of what it leaves is missing."""
+    chosen = entries(workshop.config, ticket)
+    wanted = [workdir / name for name in ("results.json", "report.html", "report.md")]
+    for entry in chosen:
+        wanted.append(workdir / "saved_model" / entry.kind)
+        if entry.ticket is not None:
+            wanted.append(workdir / "tickets" / entry.kind)
+    stages = in_order([stage for entry in chosen for stage in entry.stages])
+    wanted += [_logs(stage, workdir) for stage in stages if stage.kind == "train"]
+    return all(path.exists() for path in wanted) and all(map(workshop.store.has, stages))
 
 
 def run_comparison(
-    config: LotteryConfig,
+    workshop: Workshop,
     workdir: Path,
-    store: Store,
     *,
     ticket: Ticket | None = None,
     command: Sequence[str] = (),
-    progress: bool = True,
     announce: Callable[[str], None] = print,
 ) -> dict:
     """Finishes every stage, then collects tickets, SavedModels, logs and results.
 
     Args:
-      config: the run.
+      workshop: config, data and store of the run.
       workdir: existing directory for what people read.
-      store: finished stages.
       ticket: used instead of searching the boosting ticket.
       command: arguments, recorded with the results.
-      progress: show bars.
       announce: told of each stage.
 
     Returns:
@@ -68,13 +71,16 @@ def run_comparison(
     Raises:
       LotteryError: see ``tf_lottery.errors``.
     """
-    workshop = Workshop(config, store, workdir / "tensorboard", progress)
-    chosen = entries(config, ticket)
+    chosen = entries(workshop.config, ticket)
     targets = [stage for entry in chosen for stage in entry.stages]
     cached = run_stages(targets, workshop, announce)
-    _collect(chosen, store, workdir)
+    _collect(chosen, workshop.store, workdir)
     _pictures(chosen, workshop, workdir)
-    return _document(chosen, workshop, cached, run_settings(config, ticket), command)
+    return _document(chosen, workshop, cached, run_settings(workshop.config, ticket), command)
+
+
+def _logs(stage: Stage, workdir: Path) -> Path:
+    return workdir / "tensorboard" / slug(stage.label)
 
 
 def _collect(chosen: list[Entry], store: Store, workdir: Path) -> None:
@@ -83,11 +89,17 @@ def _collect(chosen: list[Entry], store: Store, workdir: Path) -> None:
         _copy(store.path(entry.export) / "saved_model", workdir / "saved_model" / entry.kind)
         if entry.ticket is not None:
             _copy(store.path(entry.ticket) / "ticket", workdir / "tickets" / entry.kind)
+    # What an earlier comparison in this directory left must not pass for this one's.
+    for folder, kept in (
+        ("saved_model", {entry.kind for entry in chosen}),
+        ("tickets", {entry.kind for entry in chosen if entry.ticket is not None}),
+    ):
+        for kind in set(KINDS) - kept:
+            shutil.rmtree(workdir / folder / kind, ignore_errors=True)
     for stage in in_order([entry.train for entry in chosen]):
         logs = store.path(stage) / "tensorboard.tar"
-        target = workdir / "tensorboard" / slug(stage.label)
-        if logs.is_file() and not target.exists():
-            shutil.unpack_archive(logs, target, filter="data")
+        if logs.is_file() and not _logs(stage, workdir).exists():
+            shutil.unpack_archive(logs, _logs(stage, workdir), filter="data")
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -153,11 +165,10 @@ def _document(
     }
     dense = next((entry for entry in chosen if entry.kind == "dense"), None)
     rows = [_row(entry, workshop, histories, dense) for entry in chosen]
-    curves = {}
+    curves = {entry.kind: histories[entry.train.key] for entry in chosen}
     for stage in labels.values():
-        if stage.kind == "train":
-            name = stage.label.removeprefix("train: ")
-            curves[name] = histories[stage.key]
+        if stage.kind == "train" and stage.label.startswith("search"):
+            curves[stage.label] = histories[stage.key]
     return {
         "format": 1,
         "package_version": tf_lottery.__version__,

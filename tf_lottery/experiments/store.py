@@ -8,7 +8,6 @@ written last and before the directory gets its name. Work in progress lies in
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -17,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import tf_lottery
-from tf_lottery import weights
+from tf_lottery import files
 from tf_lottery.errors import StoreError
 from tf_lottery.experiments.stage import Stage
 
@@ -43,7 +42,7 @@ class Store:
             self.root.mkdir(parents=True, exist_ok=True)
             probe = self.root / f".probe-{os.getpid()}"
             probe.touch()
-            probe.unlink()
+            probe.unlink(missing_ok=True)
         except OSError as error:
             raise StoreError(
                 f"--store: {self.root} cannot be written ({error.strerror}); "
@@ -67,7 +66,7 @@ class Store:
         path = self.path(stage) / "manifest.json"
         try:
             manifest = json.loads(path.read_text())
-            version = manifest["format"]
+            version = int(manifest["format"])
         except FileNotFoundError:
             raise StoreError(f"{path} is missing") from None
         except (OSError, ValueError, KeyError, TypeError):
@@ -96,15 +95,15 @@ class Store:
           StoreError: the disk is full or cannot be written.
         """
         partial = self.root / "partial" / stage.name
-        with _full_disk(self.root):
+        with files.disk_errors("store", self.root):
             partial.parent.mkdir(exist_ok=True)
         with _locked(partial.with_suffix(".lock")):
             if self.has(stage):
                 yield None
                 return
-            with _full_disk(self.root):
+            with files.disk_errors("store", self.root):
                 partial.mkdir(exist_ok=True)
-            with _full_disk(self.root):
+            with files.disk_errors("store", self.root):
                 yield partial
                 self._finish(stage, partial)
 
@@ -120,7 +119,7 @@ class Store:
             "parents": {role: parent.name for role, parent in stage.parents.items()},
             "ledger": json.loads(ledger.read_text()) if ledger.exists() else {},
         }
-        weights.write_json(partial / "manifest.json", manifest)
+        files.write_json(partial / "manifest.json", manifest)
         target = self.path(stage)
         if target.exists():  # without a manifest: not a finished stage
             shutil.rmtree(target)
@@ -133,18 +132,3 @@ def _locked(path: Path):
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-@contextlib.contextmanager
-def _full_disk(root: Path):
-    """Turns the errors of a full or failing disk into one line."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StoreError(
-                f"--store: no space left under {root}; free some and run the same command again"
-            ) from error
-        if error.errno in (errno.EIO, errno.EROFS, errno.EACCES):
-            raise StoreError(f"--store: {root} cannot be written ({error.strerror})") from error
-        raise

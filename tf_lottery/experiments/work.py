@@ -10,15 +10,16 @@ import time
 from functools import cached_property
 from pathlib import Path
 
-from tf_lottery import pruning, weights
+from tf_lottery import files, pruning, weights
 from tf_lottery.config import LotteryConfig, TrainConfig
-from tf_lottery.data import ImageData, load
+from tf_lottery.data import ImageData, load, steps_per_epoch
 from tf_lottery.errors import TicketError
 from tf_lottery.evaluation import Evaluator
 from tf_lottery.experiments.ledger import Cost, evaluation_cost, training_cost
 from tf_lottery.experiments.stage import Stage, ancestors
 from tf_lottery.experiments.store import Store
 from tf_lottery.export import export_saved_model
+from tf_lottery.keras import make_deterministic
 from tf_lottery.models import forward_flops
 from tf_lottery.pruning.masks import MaskedNetwork, wrap
 from tf_lottery.tickets import NetworkSpec, Ticket
@@ -42,6 +43,8 @@ class Workshop:
         log_root: Path | None = None,
         progress: bool = False,
     ):
+        if config.deterministic:
+            make_deterministic(config.seed)
         self.config = config
         self.store = store
         self.log_root = log_root
@@ -79,11 +82,31 @@ class Workshop:
         # only the weights are exchanged.
         return Evaluator(self._evaluated, self.config.attacks)
 
+    def check(self, ticket: Ticket | None = None) -> None:
+        """Loads the data and tells early what would fail late.
+
+        Raises:
+          DataError, UsageError: the data cannot be had or split as asked.
+          UsageError: a batch is larger than the training set.
+          TicketError: ``ticket`` is for another network.
+        """
+        for config in (self.config.search, self.config.train, self.config.ticket_train):
+            steps_per_epoch(len(self.data.train_labels), config.batch_size)
+        if ticket is not None:
+            self._check_ticket(ticket)
+
+    def _check_ticket(self, ticket: Ticket) -> None:
+        if ticket.spec != self.spec:
+            raise TicketError(
+                f"--ticket: the ticket is for {_network(ticket.spec)}, "
+                f"this run for {_network(self.spec)}"
+            )
+
     def perform(self, stage: Stage, directory: Path) -> None:
         """Does the stage's work in ``directory``, the parents being finished.
 
         Raises:
-          LotteryError: as the work does, the stage's label in front.
+          LotteryError: as the work does.
         """
         getattr(self, f"_{stage.kind}")(stage, directory)
 
@@ -113,7 +136,7 @@ class Workshop:
         network = self.spec.build(stage.settings["seed"])
         values = weights.get_weights(network)
         weights.write_arrays(directory / "weights.npz", values)
-        weights.write_json(
+        files.write_json(
             directory / "network.json",
             {
                 "network": self.spec.to_json(),
@@ -126,13 +149,7 @@ class Workshop:
         """The masked network a training stage starts from."""
         if "ticket" in stage.parents:
             ticket = self.ticket(stage.parents["ticket"])
-            if ticket.spec != self.spec:
-                raise TicketError(
-                    f"--ticket: the ticket is for {ticket.spec.model.label} with input "
-                    f"{ticket.spec.input_shape} and {ticket.spec.num_classes} classes, this run "
-                    f"for {self.spec.model.label} with input {self.spec.input_shape} and "
-                    f"{self.spec.num_classes} classes (and normalisation must agree)"
-                )
+            self._check_ticket(ticket)
             return ticket.network(policy)
         network = self.spec.build(0, policy)
         path = self.store.path(stage.parents["start"]) / "weights.npz"
@@ -161,7 +178,7 @@ class Workshop:
         if logs is not None:
             # Packed, or TensorBoard would find each run twice under the work directory.
             shutil.make_archive(str(directory / "tensorboard"), "tar", logs)
-        weights.write_json(directory / "network.json", {"network": self.spec.to_json()})
+        files.write_json(directory / "network.json", {"network": self.spec.to_json()})
         cost = dataclasses.replace(
             self.predicted_cost(stage),
             **{
@@ -169,7 +186,7 @@ class Workshop:
                 for column in ("seconds", "startup_seconds", "validation_seconds")
             },
         )
-        weights.write_json(directory / "ledger.json", cost.to_json())
+        files.write_json(directory / "ledger.json", cost.to_json())
         shutil.rmtree(directory / "checkpoints", ignore_errors=True)
 
     def _prune(self, stage: Stage, directory: Path) -> None:
@@ -182,7 +199,7 @@ class Workshop:
             ticket = self._searched_ticket(stage)
         ticket.save(directory / "ticket")
         cost = Cost(seconds=time.perf_counter() - began)
-        weights.write_json(directory / "ledger.json", cost.to_json())
+        files.write_json(directory / "ledger.json", cost.to_json())
 
     def _searched_ticket(self, stage: Stage) -> Ticket:
         chosen, parents = stage.settings, stage.parents
@@ -262,7 +279,7 @@ class Workshop:
             self.data.test_images, self.data.test_labels, self.config.seed, self.progress
         )
         seconds = time.perf_counter() - began
-        weights.write_json(
+        files.write_json(
             directory / "evaluation.json",
             {
                 "natural": found.natural,
@@ -279,7 +296,7 @@ class Workshop:
         arrays |= {f"prediction_{attack}": p for attack, p in found.predictions.items()}
         weights.write_arrays(directory / "examples.npz", arrays)
         cost = dataclasses.replace(self.predicted_cost(stage), seconds=seconds)
-        weights.write_json(directory / "ledger.json", cost.to_json())
+        files.write_json(directory / "ledger.json", cost.to_json())
 
     def _export(self, stage: Stage, directory: Path) -> None:
         began = time.perf_counter()
@@ -300,7 +317,12 @@ class Workshop:
             },
         )
         cost = Cost(seconds=time.perf_counter() - began)
-        weights.write_json(directory / "ledger.json", cost.to_json())
+        files.write_json(directory / "ledger.json", cost.to_json())
+
+
+def _network(spec: NetworkSpec) -> str:
+    pixels = "normalised" if spec.mean is not None else "raw"
+    return f"{spec.model.label} on {pixels} {spec.input_shape} pixels, {spec.num_classes} classes"
 
 
 def slug(label: str) -> str:

@@ -62,7 +62,8 @@ def _batchnorm_followers(network: keras.Model) -> dict[str, list[str]]:
 
 def _alive_filters(mask: np.ndarray) -> np.ndarray:
     """1.0 for each filter (last axis) that has a weight left, else 0.0."""
-    return mask.reshape(-1, mask.shape[-1]).any(axis=0).astype(np.float32)
+    alive: np.ndarray = np.any(mask.reshape(-1, mask.shape[-1]), axis=0)
+    return alive.astype(np.float32)
 
 
 def mask_weights(network: keras.Model, masks: Mapping[str, np.ndarray]) -> None:

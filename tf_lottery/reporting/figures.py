@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from tf_lottery.files import write_atomically
 from tf_lottery.reporting import formats
-from tf_lottery.reporting.atomic import write_atomically
 from tf_lottery.reporting.intervals import wilson
 from tf_lottery.reporting.results import Document, attack_names, is_search
 from tf_lottery.reporting.style import WIDTH, Style, legend, short, styled, styles, tint

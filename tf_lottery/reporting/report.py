@@ -13,8 +13,8 @@ from typing import Any
 
 import jinja2
 
+from tf_lottery.files import write_atomically
 from tf_lottery.reporting import formats
-from tf_lottery.reporting.atomic import write_atomically
 from tf_lottery.reporting.captions import captions
 from tf_lottery.reporting.figures import save_all
 from tf_lottery.reporting.results import (

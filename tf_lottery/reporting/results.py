@@ -25,8 +25,8 @@ import numpy as np
 
 from tf_lottery import config
 from tf_lottery.errors import StoreError
+from tf_lottery.files import write_atomically
 from tf_lottery.reporting import formats
-from tf_lottery.reporting.atomic import write_atomically
 from tf_lottery.reporting.intervals import wilson
 
 FORMAT = 1

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tf_lottery import weights
+from tf_lottery import files, weights
 from tf_lottery.errors import NonFiniteError
 from tf_lottery.keras import keras, tf
 
@@ -104,7 +104,7 @@ class History(keras.callbacks.Callback):
                 "validation_seconds": now - trained,
             }
         )
-        weights.write_json(self._path, self.rows)
+        files.write_json(self._path, self.rows)
 
 
 def judged_by(rows: list[dict]) -> str:

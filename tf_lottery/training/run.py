@@ -7,7 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from tf_lottery import weights
+from tf_lottery import files, weights
 from tf_lottery.attacks import make_attack
 from tf_lottery.config import TrainConfig, derive_seed
 from tf_lottery.data import ImageData, evaluation_batches, steps_per_epoch, training_batches
@@ -178,6 +178,6 @@ def _place(source: Path, target: Path, copy: bool) -> None:
     if not source.exists() and target.exists():
         return
     if copy:
-        weights.write_bytes(target, source.read_bytes())
+        files.write_atomically(target, source.read_bytes())
     else:
         os.replace(source, target)

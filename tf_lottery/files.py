@@ -1,0 +1,68 @@
+"""Files that are either the old ones or the new ones, never half of both."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tf_lottery.errors import StoreError
+
+
+def write_atomically(path: str | os.PathLike, content: bytes | str) -> Path:
+    """Puts ``content`` (text as UTF-8) at ``path``; makes the folder if need be.
+
+    The bytes go to a hidden file in the same folder, are synced to the disk and
+    renamed over ``path``. If anything fails the old file stays as it was.
+
+    Raises:
+      OSError: the folder cannot be written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        # "x", not tempfile: its files are readable by their owner alone, and
+        # the rename would hand that to a report meant to be shared.
+        with open(temporary, "xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_json(path: str | os.PathLike, document: Any) -> Path:
+    """``write_atomically`` of JSON; NaN and infinity raise ``ValueError`` before that."""
+    return write_atomically(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def disk_errors(flag: str, root: str | os.PathLike) -> Iterator[None]:
+    """Turns the errors of a full or failing disk, TensorFlow's too, into a ``StoreError``.
+
+    Args:
+      flag: of the directory, for the message.
+      root: the directory.
+    """
+    try:
+        yield
+    except StoreError:
+        raise
+    except Exception as error:
+        number = getattr(error, "errno", None)
+        if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
+            raise StoreError(
+                f"--{flag}: no space left under {root}; free some and run the same command again"
+            ) from error
+        if number in (errno.EIO, errno.EROFS, errno.EACCES):
+            reason = os.strerror(number)
+            raise StoreError(f"--{flag}: {root} cannot be written ({reason})") from error
+        raise
