@@ -80,7 +80,9 @@ def _run(command: Command) -> int:
         print("everything is finished already; nothing was run")
     else:
         workshop.check(ticket)
-        # From here on things are written.
+        # From here on things are written; a bad --store leaves no new --workdir behind.
+        if "store" in command.given:
+            workshop.store = Store(command.store)
         _make_workdir(workdir)
         workshop.store = Store(command.store)
         document = run_comparison(

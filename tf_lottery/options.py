@@ -141,7 +141,8 @@ def lottery_config(
       attacks: names evaluated on test images.
       eval_eps, eval_step_size: of evaluation; default: as in training.
       eval_random_start, restarts: of PGD and C&W in evaluation.
-      validation_attack: name; run each epoch if a network is trained adversarially.
+      validation_attack: name; run each epoch, at the training radius, if a network is
+        trained adversarially.
       validation_images: how many of the validation images that uses; 0: all.
       dtype_policy, jit_compile, seed, deterministic: see ``config``.
 
@@ -192,7 +193,8 @@ def lottery_config(
         for name in attacks
     )
     try:
-        validated = attack_from_name(validation_attack, eval_eps, eval_step_size, eval_random_start)
+        # Of the training radius: other test settings must not change a training.
+        validated = attack_from_name(validation_attack, eps, step_size)
     except UsageError as error:
         message = str(error).replace("--attacks", "--validation_attack")
         raise UsageError(message, "validation_attack") from None

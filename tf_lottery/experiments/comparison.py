@@ -173,7 +173,7 @@ def _document(
         "format": 1,
         "package_version": tf_lottery.__version__,
         "settings": chosen_settings,
-        "command": list(command),
+        "command": [word for word in command if not word.startswith(_PLACES)],
         "machine": machine(),
         "data": {
             "name": data.name,
@@ -204,6 +204,9 @@ def _document(
         "attacks": [settings(attack) for attack in config.attacks],
     }
 
+
+# Flags that say where files lie; they are no part of a result.
+_PLACES = ("--workdir", "--store", "--data_dir", "--ticket")
 
 _COST_COLUMNS = (
     "seconds",
