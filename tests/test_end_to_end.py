@@ -32,7 +32,7 @@ ROW_KEYS = {
     "name", "kind", "model", "dataset", "seed", "density", "natural", "fgsm", "pgd20", "epochs",
     "search_seconds", "train_seconds", "search_flops", "train_flops", "total_over_dense",
     "best_epoch", "test_examples", "total_flops_over_dense", "epochs_to_dense",
-    "seconds_to_dense_over_dense",
+    "seconds_to_dense_over_dense", "flops_to_dense_over_dense", "search_source", "worst",
 }  # fmt: skip
 
 
@@ -102,7 +102,7 @@ def test_results_have_exactly_the_documented_keys(done):
         assert row["natural"]["best"] > 0.3
     assert done.document["settings"]["prune"]["sparsity"] == 0.8
     kept = [word for word in done.arguments if not word.startswith("--workdir")]
-    assert done.document["command"] == kept
+    assert sorted(done.document["command"]) == sorted(kept)
 
 
 def test_what_a_run_leaves(done):
@@ -284,7 +284,10 @@ def test_a_given_ticket_is_trained_instead_of_searched(done, tmp_path):
     assert code == 0
     assert "search" not in "".join(line for line in out.splitlines() if line.startswith("["))
     (row,) = json.loads((tmp_path / "w" / "results.json").read_text())["rows"]
-    assert row["search_flops"] == 0
+    # What the ticket says its search cost.
+    assert row["search_source"] == "ticket"
+    assert row["search_flops"] == done.row("boosting")["search_flops"] > 0
+    assert row["search_seconds"] == pytest.approx(done.row("boosting")["search_seconds"])
     assert row["density"] == done.row("boosting")["density"]
     ours = Ticket.load(tmp_path / "w" / "tickets" / "boosting")
     assert ours.digest == Ticket.load(given).digest
@@ -416,3 +419,21 @@ def test_reports_are_rebuilt_from_the_results(copied):
     assert report.stat().st_size > 10_000
     assert list((copied.workdir / "figures").glob("*.png"))
     assert "boosting" in out
+
+
+def test_other_images_of_the_same_name_are_noticed(copied):
+    for path in copied.glob("stages/train-*/network.json"):
+        document = json.loads(path.read_text())
+        path.write_text(json.dumps(document | {"data_digest": "0" * 64}))
+    (copied / "report.md").unlink()  # so that there is something to do
+    err = io.StringIO()
+    with contextlib.redirect_stderr(err):
+        code, _ = run(*SETTINGS, COMPARE, f"--workdir={copied}")
+    assert code == 1
+    assert "trained on other images named digits" in err.getvalue()
+
+
+def test_the_worst_case_is_no_better_than_any_attack(done):
+    for row in done.document["rows"]:
+        for which in ("best", "last"):
+            assert row["worst"][which] <= min(row["fgsm"][which], row["pgd20"][which])

@@ -1,6 +1,7 @@
 """Accuracies against functions whose answers are known by hand or in closed form."""
 
 import doctest
+import warnings
 
 import numpy as np
 import pytest
@@ -292,3 +293,16 @@ def test_docstring_examples():
     found = doctest.testmod(tf_lottery.evaluation)
     assert found.attempted >= 4
     assert found.failed == 0
+
+
+def test_probabilities_instead_of_logits_are_warned_of():
+    linear = Linear(classes=3)
+
+    def probabilities(x):
+        return tf.nn.softmax(linear(x))
+
+    with pytest.warns(UserWarning, match="look like probabilities"):
+        evaluate(probabilities, images(8), np.zeros(8, int), ["fgsm"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evaluate(linear, images(8), np.zeros(8, int), ["fgsm"])

@@ -66,6 +66,7 @@ SAMPLES = {
     "search_epochs": ("3", 3),
     "learning_rate": ("1e-2", 0.01),
     "search_learning_rate": ("0.02", 0.02),
+    "warmup_start": ("0.03", 0.03),
     "schedule": ("cosine", "cosine"),
     "warmup_epochs": ("2", 2),
     "batch_size": ("8", 8),
@@ -185,7 +186,8 @@ def test_a_flagfile_with_comments_and_blank_lines(tmp_path):
     assert command.options["eps"] == 0.25
     assert command.options["epochs"] == 3
     assert command.options["normalize"] is False
-    assert command.argv == (given,)
+    # What is recorded needs no flagfile, in the order of --help.
+    assert command.argv == ("--nonormalize", "--epochs=3", "--eps=0.25")
 
 
 def test_later_values_win(tmp_path):

@@ -74,7 +74,9 @@ def test_the_step_size_defaults_to_a_quarter_of_eps():
 def test_evaluation_follows_training_unless_told_otherwise():
     config = lottery_config(eps=0.2, step_size=0.03, attacks=("fgsm", "pgd20", "cw"))
     assert [a.eps for a in config.attacks] == [0.2] * 3
-    assert [a.step_size for a in config.attacks] == [0.2, 0.03, 0.03]
+    # The step does not follow: a useless training step must not weaken the test.
+    assert [a.step_size for a in config.attacks] == [0.2, 0.05, 0.05]
+    assert config.train.validation_attack.step_size == 0.05
     other = lottery_config(eps=0.2, step_size=0.03, eval_eps=0.4, attacks=("pgd20",))
     assert (other.attacks[0].eps, other.attacks[0].step_size) == (0.4, 0.1)
     both = lottery_config(eval_eps=0.4, eval_step_size=0.07, attacks=("pgd20",))
@@ -136,7 +138,9 @@ def test_rates_can_be_given():
     config = lottery_config(learning_rate=0.02, search_learning_rate=0.005, batch_size=32)
     assert config.search.schedule.peak == 0.005
     assert config.train.schedule.peak == 0.02
-    assert config.train.schedule.warmup_start == 0.005
+    # A sweep of the search rate leaves the dense baseline as it is.
+    assert config.train.schedule.warmup_start == 0.01
+    assert lottery_config(warmup_start=0.003).train.schedule.warmup_start == 0.003
     assert config.train.batch_size == 32
     # A warm-up never starts above its peak.
     low = lottery_config(learning_rate=0.001)
@@ -168,6 +172,7 @@ BAD = {
     "search_epochs": -1,
     "learning_rate": -0.1,
     "search_learning_rate": -0.1,
+    "warmup_start": -0.1,
     "schedule": "x",
     "warmup_epochs": -1,
     "batch_size": -1,

@@ -71,7 +71,8 @@ def _run(command: Command) -> int:
     ticket = Ticket.load(command.ticket) if command.ticket else None
     workdir = Path(command.workdir)
     results = workdir / "results.json"
-    reporting.check_same_settings(results, run_settings(config, ticket))
+    chosen = run_settings(config, ticket)
+    reporting.check_same_settings(results, chosen)
     workshop = Workshop(
         config, Store(command.store, read_only=True), workdir / "tensorboard", progress=True
     )
@@ -85,15 +86,18 @@ def _run(command: Command) -> int:
             workshop.store = Store(command.store)
         _make_workdir(workdir)
         workshop.store = Store(command.store)
-        document = run_comparison(
-            workshop,
-            workdir,
-            ticket=ticket,
-            command=command.argv,
-            announce=lambda line: print(line, flush=True),
-        )
-        reporting.write_results(results, document)
-        reporting.write_report(workdir)
+        with files.locked(workdir / ".lock"):
+            # Another process may have finished here while this one waited.
+            reporting.check_same_settings(results, chosen)
+            document = run_comparison(
+                workshop,
+                workdir,
+                ticket=ticket,
+                command=command.argv,
+                announce=lambda line: print(line, flush=True),
+            )
+            reporting.write_results(results, document)
+            reporting.write_report(workdir)
     print()
     print(reporting.table(document))
     print()

@@ -15,6 +15,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from tf_lottery.architectures import ARCHITECTURES, check_depth
 from tf_lottery.errors import UsageError
 
 MODES = ("run", "plan", "evaluate", "export", "inspect", "report")
@@ -28,31 +29,6 @@ DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 NORMS = ("linf",)
 LOSSES = ("cross_entropy", "margin")
 CW_STEPS = 30  # PGD steps on the margin loss, as in Zhang et al. 2019 (TRADES), section 5
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What the paper (or, for the small nets, a sweep of ours) sets per network family."""
-
-    depth: int  # 0: the family has no choice of depth
-    depths: str  # the valid depths, in words
-    width: int  # 0: no choice of width
-    batch_size: int
-    search_learning_rate: float
-    learning_rate: float
-    warmup_epochs: int  # epochs below the peak rate, out of 100
-
-
-# Rates, batch sizes and warm-ups of vgg, resnet18 and wide_resnet: arXiv 2003.05733
-# and its authors' code. VGG-16 climbs 0.01, 0.02, ... and is at 0.1 in its tenth
-# epoch, that is after nine epochs below the peak; the ResNets need ten.
-ARCHITECTURES = {
-    "convnet": Architecture(0, "none", 0, 64, 0.01, 0.1, 9),
-    "lenet": Architecture(0, "none", 0, 64, 0.01, 0.1, 9),
-    "resnet18": Architecture(18, "18", 0, 128, 0.05, 0.1, 10),
-    "vgg": Architecture(16, "7, 8, 11, 16", 0, 64, 0.01, 0.1, 9),
-    "wide_resnet": Architecture(34, "6n + 4: 10, 16, 22, 28, 34, ...", 10, 128, 0.05, 0.1, 10),
-}
 
 
 def _choice(flag: str, value: str, choices) -> None:
@@ -104,8 +80,8 @@ class ModelConfig:
     """Which network. ``normalize`` puts the data set's mean and deviation in its first layer."""
 
     name: str = "convnet"
-    depth: int = 0  # 0: the architecture's default
-    width: int = 0  # 0: the architecture's default
+    depth: int = 0  # 0 becomes the architecture's default
+    width: int = 0  # 0 becomes the architecture's default
     width_multiplier: float = 1.0
     normalize: bool = False
 
@@ -119,30 +95,20 @@ class ModelConfig:
             raise UsageError.bad_value(
                 "width", self.width, f"left out for {self.name}; use --width_multiplier"
             )
+        # The default and the same value spelt out are one network.
+        arch = ARCHITECTURES[self.name]
+        object.__setattr__(self, "depth", self.depth or arch.depth)
+        object.__setattr__(self, "width", self.width or arch.width)
 
     @property
     def label(self) -> str:
         """Short name such as ``vgg16-w0.25`` or ``wide_resnet-34-10``."""
-        arch = ARCHITECTURES[self.name]
         label = self.name
         if self.name == "wide_resnet":
-            label += f"-{self.depth or arch.depth}-{self.width or arch.width}"
+            label += f"-{self.depth}-{self.width}"
         elif self.name == "vgg":
-            label += str(self.depth or arch.depth)
+            label += str(self.depth)
         return label if self.width_multiplier == 1 else f"{label}-w{self.width_multiplier:g}"
-
-
-def check_depth(model: str, depth: int) -> None:
-    """Raises ``UsageError`` unless ``depth`` (0: default) is valid for ``model``."""
-    arch = ARCHITECTURES[model]
-    if not depth:
-        return
-    if model == "wide_resnet":
-        valid = depth >= 10 and (depth - 4) % 6 == 0
-    else:
-        valid = str(depth) in arch.depths.split(", ")
-    if not valid:
-        raise UsageError.bad_value("depth", depth, f"for {model} one of: {arch.depths}")
 
 
 @dataclass(frozen=True)
@@ -178,6 +144,8 @@ class AttackConfig:
         if self.steps < 1:
             raise UsageError.bad_value("steps", self.steps, "1 or more")
         _at_least("step_size", self.step_size, 0)
+        if self.eps > 0 and self.step_size == 0:
+            raise UsageError.bad_value("step_size", self.step_size, "more than 0, usually eps/4")
         if self.restarts < 1:
             raise UsageError.bad_value("restarts", self.restarts, "1 or more")
 
@@ -205,7 +173,7 @@ def attack_from_name(
     """
     if name == "fgsm":
         return AttackConfig("fgsm", eps=eps, steps=1, step_size=eps)
-    match = re.fullmatch(r"(pgd|cw)(\d*)", name)
+    match = re.fullmatch(r"(pgd|cw)((?:[1-9]\d{0,6})?)", name)
     if not match or (match[1] == "pgd" and not match[2]):
         raise UsageError.unknown("attacks", name, ("fgsm", "pgd<N> such as pgd20", "cw", "cw<N>"))
     return AttackConfig(
@@ -256,7 +224,7 @@ class ScheduleConfig:
     def __post_init__(self):
         _choice("schedule", self.name, RATE_SCHEDULES)
         _positive("learning_rate", self.peak)
-        _positive("search_learning_rate", self.warmup_start)
+        _positive("warmup_start", self.warmup_start)
         _at_least("warmup_epochs", self.warmup_epochs, 0)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -154,6 +155,12 @@ class Evaluator:
         x, y = _checked(x, y)
         batches = list(evaluation_batches(x, y, self._batch_size))
         predictions, seconds = {}, {}
+        if self._attacks and _sums_to_one(self._logits(batches[0]["image"]).numpy()):
+            warnings.warn(
+                "the model's outputs look like probabilities: attacks need logits, "
+                "after a softmax their gradients vanish and robustness is overstated",
+                stacklevel=2,
+            )
         names = ["natural", *(config.name for config in self._attacks)]
         bar = tqdm(
             total=len(names) * len(y),
@@ -236,6 +243,9 @@ def evaluate(
       ValueError: no images, unequal lengths, pixels outside [0, 1], labels that are no
         class of the model, attacks of one name, half precision.
 
+    Warns:
+      UserWarning: the model gives probabilities instead of logits.
+
     Example:
       >>> import numpy as np
       >>> images = np.random.default_rng(0).random((4, 2, 2, 1)).astype("float32")
@@ -250,6 +260,10 @@ def evaluate(
         for attack in attacks
     ]
     return Evaluator(model, configs, batch_size)(x, y, seed, progress)
+
+
+def _sums_to_one(outputs: np.ndarray) -> bool:
+    return bool(np.all(outputs >= 0) and np.allclose(outputs.sum(axis=-1), 1, atol=1e-3))
 
 
 def _checked(x, y) -> tuple[np.ndarray, np.ndarray]:

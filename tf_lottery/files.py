@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import uuid
@@ -66,3 +67,11 @@ def disk_errors(flag: str, root: str | os.PathLike) -> Iterator[None]:
             reason = os.strerror(number)
             raise StoreError(f"--{flag}: {root} cannot be written ({reason})") from error
         raise
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike) -> Iterator[None]:
+    """Waits for an advisory lock on ``path``; the system drops it when its process ends."""
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

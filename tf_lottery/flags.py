@@ -64,7 +64,8 @@ def _flag(kind: str, name: str, text: str, default: Any = ..., **extra) -> str:
     default = list(default) if isinstance(default, tuple) else default
     extra["flag_values"] = FLAGS
     if kind == "number":
-        flags.DEFINE(_NumberParser(), name, default, text, **extra)
+        serializer: flags.ArgumentSerializer = flags.ArgumentSerializer()
+        flags.DEFINE(_NumberParser(), name, default, text, serializer=serializer, **extra)
     else:
         getattr(flags, f"DEFINE_{kind}")(name, default=default, help=text, **extra)
     return name
@@ -161,9 +162,10 @@ _TOPICS = {
         _flag(
             "number",
             "search_learning_rate",
-            "Start rate of the boosting search and of every warm-up; 0: 0.01, ResNets 0.05.",
+            "Start rate of the boosting search; 0: 0.01, ResNets 0.05.",
         ),
         _enum("schedule", RATE_SCHEDULES, "step: x0.1 at 50 % and 75 % of the epochs."),
+        _flag("number", "warmup_start", "First rate of a warm-up; 0: 0.01, ResNets 0.05."),
         _flag(
             "integer",
             "warmup_epochs",
@@ -213,7 +215,7 @@ _TOPICS = {
             "Evaluated on test images: fgsm, pgd<N>, cw (30 steps on the margin loss), cw<N>.",
         ),
         _flag("number", "eval_eps", "Radius in evaluation. Default: --eps."),
-        _flag("number", "eval_step_size", "Step in evaluation. Default: --step_size."),
+        _flag("number", "eval_step_size", "Step in evaluation. Default: eval_eps/4."),
         _flag("boolean", "eval_random_start", "PGD and C&W start at random in evaluation."),
         _flag("integer", "restarts", "Random restarts in evaluation; the worst counts."),
         _flag("string", "validation_attack", "Run after each epoch to pick the best one."),
@@ -235,6 +237,10 @@ _TOPICS = {
 }
 
 
+# Flags that say where files lie, or how to talk: no part of a result.
+_PLACES = ("workdir", "store", "data_dir", "ticket", "model_path", "export_dir", "verbose", "mode")
+
+
 @dataclasses.dataclass(frozen=True)
 class Command:
     """A parsed command line.
@@ -243,7 +249,7 @@ class Command:
       mode: one of ``config.MODES``.
       options: the arguments of ``lottery_config`` as given.
       given: names of the flags that were set.
-      argv: the arguments, flagfile and all, as typed.
+      argv: what was set, flagfiles resolved, without the flags of ``_PLACES``.
     """
 
     mode: str
@@ -307,7 +313,12 @@ def parse(argv: list[str]) -> Command | str:
         verbose=FLAGS.verbose,
         options=options,
         given=frozenset(name for name in FLAGS if FLAGS[name].present),
-        argv=tuple(argv),
+        argv=tuple(
+            FLAGS[name].serialize()
+            for names in _TOPICS.values()
+            for name in names
+            if FLAGS[name].present and name not in _PLACES
+        ),
     )
 
 

@@ -100,6 +100,10 @@ def _entry(config: LotteryConfig, kind: str, given: Ticket | None) -> Entry:
         )
         for which in WHICH
     }
+    # If the best epoch is the last, the attacks need not run twice.
+    evaluations["last"] = dataclasses.replace(
+        evaluations["last"], runtime={"twin": evaluations["best"]}
+    )
     export_parents = {"trained": train} if ticket is None else {"trained": train, "ticket": ticket}
     export = Stage("export", f"export: {kind}", {"weights": "best"}, export_parents)
     return Entry(kind, ticket, train, evaluations, export)

@@ -92,6 +92,7 @@ def lottery_config(
     learning_rate: float = 0,
     search_learning_rate: float = 0,
     schedule: str = "step",
+    warmup_start: float = 0,
     warmup_epochs: int | None = None,
     batch_size: int = 0,
     momentum: float = 0.9,
@@ -129,9 +130,12 @@ def lottery_config(
       search_epochs: of the search; default: ``epochs``.
       learning_rate: peak rate of dense training, retraining and the winning
         search; default: the architecture's (0.1).
-      search_learning_rate: the boosting search's rate before its first drop, and the
-        start of every warm-up; default: the architecture's (VGG 0.01, ResNets 0.05).
+      search_learning_rate: the boosting search's rate before its first drop; default:
+        the architecture's (VGG 0.01, ResNets 0.05).
       schedule: ``step``, ``cyclic``, ``cosine``, ``constant``.
+      warmup_start: rate of the first epoch of a warm-up; default: the architecture's
+        small rate, whatever the search's, so that a sweep of that one leaves the
+        dense baseline alone.
       warmup_epochs: epochs below the peak; default: the architecture's, at most
         half of the epochs.
       batch_size: default: the architecture's.
@@ -139,7 +143,8 @@ def lottery_config(
       eps, steps, step_size, random_start: of the training attack, on [0, 1]
         pixels; ``step_size`` defaults to eps / 4. FGSM takes one step of eps.
       attacks: names evaluated on test images.
-      eval_eps, eval_step_size: of evaluation; default: as in training.
+      eval_eps, eval_step_size: of evaluation; default: ``eps``, and a quarter of
+        ``eval_eps``, however training steps.
       eval_random_start, restarts: of PGD and C&W in evaluation.
       validation_attack: name; run each epoch, at the training radius, if a network is
         trained adversarially.
@@ -176,6 +181,7 @@ def lottery_config(
     for flag, rate_or_size in (
         ("learning_rate", learning_rate),
         ("search_learning_rate", search_learning_rate),
+        ("warmup_start", warmup_start),
         ("batch_size", batch_size),
     ):
         if not 0 <= rate_or_size < math.inf:
@@ -184,17 +190,17 @@ def lottery_config(
         raise UsageError.bad_value("warmup_epochs", warmup_epochs, "0 or more")
     rate = learning_rate or arch.learning_rate
     search_rate = search_learning_rate or arch.search_learning_rate
+    start = warmup_start or arch.search_learning_rate
 
     if eval_eps is None:
         eval_eps = eps
-        eval_step_size = step_size if eval_step_size is None else eval_step_size
     evaluated = tuple(
         attack_from_name(name, eval_eps, eval_step_size, eval_random_start, restarts)
         for name in attacks
     )
     try:
         # Of the training radius: other test settings must not change a training.
-        validated = attack_from_name(validation_attack, eps, step_size)
+        validated = attack_from_name(validation_attack, eps)
     except UsageError as error:
         message = str(error).replace("--attacks", "--validation_attack")
         raise UsageError(message, "validation_attack") from None
@@ -208,7 +214,7 @@ def lottery_config(
             objective=target,
             epochs=count,
             batch_size=batch_size or arch.batch_size,
-            schedule=ScheduleConfig(schedule, peak, min(search_rate, peak), warmup),
+            schedule=ScheduleConfig(schedule, peak, min(start, peak), warmup),
             momentum=momentum,
             weight_decay=weight_decay,
             validation_attack=None if natural else validated,

@@ -112,6 +112,25 @@ class NetworkSpec:
         )
 
 
+def _statistics(network) -> tuple | None:
+    """Scale and offset of a network's normalisation layer; ``None`` without one."""
+    for layer in network.layers:
+        if layer.name == "normalization":
+            return _rounded(layer.scale), _rounded(layer.offset)
+    return None
+
+
+def _rounded(values) -> tuple[float, ...]:
+    return tuple(np.asarray(values, np.float32).tolist())
+
+
+def _statistics_of(spec: NetworkSpec) -> tuple | None:
+    if spec.mean is None or spec.std is None:
+        return None
+    mean, std = np.array(spec.mean), np.array(spec.std)
+    return _rounded(1 / std), _rounded(-mean / std)
+
+
 @dataclass(frozen=True)
 class Ticket:
     """Masks with the weights to rewind to and where they come from.
@@ -220,6 +239,8 @@ class Ticket:
                 f"the ticket is for {self.spec.model.label} with input {self.spec.input_shape}, "
                 f"the network differs in {', '.join(odd[:3])}"
             )
+        if _statistics(network) != _statistics_of(self.spec):
+            raise TicketError("the ticket's network normalises its pixels in another way")
         try:
             weights.set_weights(network, self.initial_weights())
         except ValueError as error:

@@ -52,10 +52,15 @@ def test_the_predicted_flops_are_what_the_ledger_says(config, tmp_path):
     run_stages(wanted(config), Workshop(config, store), lambda line: None)
     after = plan(wanted(config), Workshop(config, store))
     assert all(item.cached for item in after)
-    assert {item.stage.name: item.flops for item in after} == before
-    assert all(
-        item.seconds > 0 for item in after if item.stage.kind in ("train", "evaluate", "export")
-    )
+    for item in after:
+        twin = item.stage.runtime.get("twin")
+        trained = store.path(item.stage.parents["trained"]) if twin else None
+        if twin and (trained / "best.npz").read_bytes() == (trained / "final.npz").read_bytes():
+            assert item.flops == 0  # the best epoch was the last: nothing was attacked twice
+            continue
+        assert item.flops == before[item.stage.name]
+        if item.stage.kind in ("train", "evaluate", "export"):
+            assert item.seconds > 0
 
 
 def test_the_measured_speed_is_plausible(config, tmp_path):

@@ -90,10 +90,18 @@ def test_bars_are_best_and_diamonds_last(make_document):
     bars = [container for container in ax.containers if hasattr(container, "patches")]
     diamonds = [line for line in ax.get_lines() if line.get_marker() == "D"]
     for row, group, points in zip(document["rows"], bars, diamonds, strict=True):
-        names = ("natural", "fgsm", "pgd20")
+        names = ("natural", "fgsm", "pgd20", "worst")
         best, last = ([100 * row[name][which] for name in names] for which in ("best", "last"))
         np.testing.assert_allclose([patch.get_height() for patch in group.patches], best)
         np.testing.assert_allclose(points.get_ydata(), last)
+
+
+def test_worst_bars_need_two_attacks(make_document):
+    ticks = [
+        [label.get_text() for label in figures.test_accuracy(document).axes[0].get_xticklabels()]
+        for document in (make_document(), make_document(attacks=("pgd20",)))
+    ]
+    assert ticks == [["natural", "fgsm", "pgd20", "worst"], ["natural", "pgd20"]]
 
 
 def test_cost_stacks_search_and_training(make_document):

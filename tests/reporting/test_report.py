@@ -12,6 +12,7 @@ import pytest
 
 from tf_lottery.config import KINDS
 from tf_lottery.reporting import findings, write_report, write_results
+from tf_lottery.reporting.captions import captions
 from tf_lottery.reporting.formats import interval, percent, seconds
 from tf_lottery.reporting.report import escape_markdown, typeset
 
@@ -101,7 +102,7 @@ def test_tables_show_every_number(full):
     tables = [row for row in Page(text).rows if row]
     for row in document["rows"]:
         expected = [f"{100 * row['density']:.1f}", "360"]
-        for name in ("natural", "fgsm", "pgd20"):
+        for name in ("natural", "fgsm", "pgd20", "worst"):
             for which in ("best", "last"):
                 share = row[name][which]
                 expected.append(f"{100 * share:.1f} {interval(share, 360)}")
@@ -117,10 +118,12 @@ def test_tables_show_every_number(full):
             "120 G",
             f"{(flops + 120) / 120:.2f}",
         ]
-        found = [r for r in tables if r[0].strip() == row["name"] and len(r) == 11]
+        found = [r for r in tables if r[0].strip() == row["name"] and len(r) == 12]
         assert [cell.strip() for cell in found[0][1:9]] == cost
         reached = {"dense": "–", "boosting": "5.2", "winning": "17.5"}.get(row["name"], "never")
         assert found[0][9].strip() == reached
+        to_dense = ["0.57", "0.61"] if row["name"] in ("boosting", "winning") else ["–", "–"]
+        assert [cell.strip() for cell in found[0][10:]] == to_dense
 
 
 def test_ledger_sums(full):
@@ -239,6 +242,35 @@ def test_report_is_reproducible_and_replaced_as_a_whole(tmp_path, make_document,
         write_report(tmp_path)
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == before
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("attacks", "words"), [(("fgsm", "pgd20"), "worst of fgsm, pgd20"), (("pgd20",), "pgd20")]
+)
+def test_what_robust_means_is_explained(tmp_path, make_document, attacks, words):
+    plain = "".join(Page(_write(tmp_path, make_document(attacks=attacks))).text)
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert f"“Robust” on test images, in the findings, is {words}." in plain
+    assert f'"Robust" on test images, in the findings, is {words}.' in markdown
+    for text in (plain, markdown):
+        assert ("when clean and under every" in text) == (len(attacks) > 1)
+
+
+def test_a_recorded_search_cost_is_named_as_such(tmp_path, make_document):
+    document = make_document()
+    note = "Search cost of boosting: as recorded in the given ticket."
+    assert note not in _write(tmp_path, document)
+    assert note not in (tmp_path / "report.md").read_text(encoding="utf-8")
+    document["rows"][1]["search_source"] = "ticket"
+    assert note in _write(tmp_path, document)
+    assert note in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_captions_assert_no_outcome(make_document):
+    found = captions(make_document(), None)
+    assert "A boosting ticket would show as a line that rises" in found["accuracy_per_epoch"].text
+    text = " ".join(caption.text for caption in found.values())
+    assert not re.search(r"it rises|ticket shows|ticket pays", text)
 
 
 def test_typesetting():

@@ -27,7 +27,7 @@ def test_round_trip_and_order(tmp_path, make_document):
     row = list(stored["rows"][0])
     assert row[:2] == ["name", "kind"]
     start = row.index("natural")
-    assert row[start : start + 4] == ["natural", "fgsm", "pgd20", "epochs"]
+    assert row[start : start + 5] == ["natural", "fgsm", "pgd20", "worst", "epochs"]
 
 
 def test_numpy_numbers_become_plain_ones(tmp_path, make_document):
@@ -92,6 +92,11 @@ def _break(path, document, change):
         (lambda d: d.pop("ledger"), "lacks 'ledger'"),
         (lambda d: d["rows"][0].pop("seed"), r"rows\[0\] lacks 'seed'"),
         (lambda d: d["rows"][2].pop("pgd20"), "row 'reinit' lacks .* of pgd20"),
+        (lambda d: d["rows"][2].pop("worst"), "row 'reinit' lacks .* of worst"),
+        (lambda d: d["rows"][0]["worst"].update(best=-0.1), "worst outside"),
+        (lambda d: d["rows"][0].pop("flops_to_dense_over_dense"), "lacks 'flops_to_dense"),
+        (lambda d: d["rows"][0].pop("search_source"), "lacks 'search_source'"),
+        (lambda d: d["rows"][0].update(search_source="x"), "unknown search_source 'x'"),
         (lambda d: d["rows"][0].update(kind="best"), "unknown kind 'best'"),
         (lambda d: d["rows"][0]["fgsm"].update(last=75.0), "fgsm outside"),
         (lambda d: d["rows"][1].update(name="dense"), "same name"),
@@ -132,13 +137,13 @@ def test_table_shows_every_number(make_document):
     document = make_document(("dense", "boosting", "winning"))
     lines = table(document).splitlines()
     assert lines[0].split() == [
-        "model", "density", "%", "natural", "fgsm", "pgd20",
+        "model", "density", "%", "natural", "fgsm", "pgd20", "worst",
         "epochs", "search", "s", "train", "s", "total/dense",
     ]  # fmt: skip
     for line, row in zip(lines[2:], document["rows"], strict=False):
         accuracies = [
             f"{100 * row[key]['best']:.1f}/{100 * row[key]['last']:.1f}"
-            for key in ("natural", "fgsm", "pgd20")
+            for key in ("natural", "fgsm", "pgd20", "worst")
         ]
         total = (row["search_seconds"] + row["train_seconds"]) / 100
         train = row["train_seconds"]
@@ -152,16 +157,29 @@ def test_table_shows_every_number(make_document):
             f"{total:.2f}",
         ]
     assert len({len(line) for line in lines[:-1]}) == 1  # aligned
-    # The widest interval is that of the share nearest to 1/2: 238/360 = 66.1 %.
+    # The widest interval is that of the share nearest to 1/2: 237/360 = 65.8 %.
     z2 = 1.959964**2
-    share = 238 / 360
+    share = 237 / 360
     half = math.sqrt(z2) * math.sqrt(share * (1 - share) / 360 + z2 / (4 * 360**2)) / (1 + z2 / 360)
-    assert lines[-1].endswith(f"on 360 images; 95 % interval up to +-{100 * half:.1f} points.")
+    assert lines[-1].endswith(
+        f"worst: correct under every attack; 95 % interval up to +-{100 * half:.1f} points."
+    )
 
 
 def test_table_without_dense_or_attacks(make_document):
     lines = table(make_document(("boosting",), attacks=())).splitlines()
     assert lines[2].split() == ["boosting", "20.0", "95.8/95.3", "20", "40.0", "86.0", "–"]
+
+
+def test_worst_of_one_attack_is_no_column(make_document):
+    text = table(make_document(attacks=("pgd20",)))
+    assert "pgd20" in text
+    assert "worst" not in text
+
+
+def test_natural_rows_need_no_worst(tmp_path, make_document):
+    path = write_results(tmp_path / "results.json", make_document(attacks=()))
+    assert "worst" not in read_results(path)["rows"][0]
 
 
 def test_same_settings_pass(tmp_path, make_document):

@@ -95,7 +95,8 @@ def load(config: DataConfig) -> ImageData:
     train = rest[balanced_positions(raw.train_labels[rest], config.train_examples, name)]
     test = first_test_positions(len(raw.test_labels), config.test_examples, name)
     train_images = raw.train_images[train]
-    mean, std = PUBLISHED_STATISTICS.get(name) or channel_statistics(train_images)
+    # Of the whole training split: a subset must not change the network's first layer.
+    mean, std = PUBLISHED_STATISTICS.get(name) or channel_statistics(raw.train_images)
     data = ImageData(
         name=name,
         train_images=train_images,

@@ -74,7 +74,10 @@ def run_comparison(
     chosen = entries(workshop.config, ticket)
     targets = [stage for entry in chosen for stage in entry.stages]
     cached = run_stages(targets, workshop, announce)
-    _collect(chosen, workshop.store, workdir)
+    for stage in in_order(targets):
+        if stage.kind == "train" and cached[stage.key]:
+            workshop.check_data(stage)
+    _collect(chosen, workshop.store, workdir, cached)
     _pictures(chosen, workshop, workdir)
     return _document(chosen, workshop, cached, run_settings(workshop.config, ticket), command)
 
@@ -83,7 +86,7 @@ def _logs(stage: Stage, workdir: Path) -> Path:
     return workdir / "tensorboard" / slug(stage.label)
 
 
-def _collect(chosen: list[Entry], store: Store, workdir: Path) -> None:
+def _collect(chosen: list[Entry], store: Store, workdir: Path, cached: dict[str, bool]) -> None:
     """Copies what people take away from the store into the work directory."""
     for entry in chosen:
         _copy(store.path(entry.export) / "saved_model", workdir / "saved_model" / entry.kind)
@@ -98,7 +101,8 @@ def _collect(chosen: list[Entry], store: Store, workdir: Path) -> None:
             shutil.rmtree(workdir / folder / kind, ignore_errors=True)
     for stage in in_order([entry.train for entry in chosen]):
         logs = store.path(stage) / "tensorboard.tar"
-        if logs.is_file() and not _logs(stage, workdir).exists():
+        if logs.is_file() and cached[stage.key]:  # else they were written in place
+            shutil.rmtree(_logs(stage, workdir), ignore_errors=True)
             shutil.unpack_archive(logs, _logs(stage, workdir), filter="data")
 
 
@@ -173,7 +177,7 @@ def _document(
         "format": 1,
         "package_version": tf_lottery.__version__,
         "settings": chosen_settings,
-        "command": [word for word in command if not word.startswith(_PLACES)],
+        "command": list(command),
         "machine": machine(),
         "data": {
             "name": data.name,
@@ -205,9 +209,6 @@ def _document(
     }
 
 
-# Flags that say where files lie; they are no part of a result.
-_PLACES = ("--workdir", "--store", "--data_dir", "--ticket")
-
 _COST_COLUMNS = (
     "seconds",
     "startup_seconds",
@@ -227,7 +228,7 @@ def _row(entry: Entry, workshop: Workshop, histories: dict, dense: Entry | None)
         which: json.loads((store.path(stage) / "evaluation.json").read_text())
         for which, stage in entry.evaluations.items()
     }
-    search = _total(entry.searches, store)
+    search, source = _search_cost(entry, workshop)
     train = _total([entry.train], store)
     density = workshop.ticket(entry.ticket).density if entry.ticket else 1.0
     row = {
@@ -243,6 +244,11 @@ def _row(entry: Entry, workshop: Workshop, histories: dict, dense: Entry | None)
         row[attack.name] = {
             which: found["robust"][attack.name] for which, found in evaluations.items()
         }
+    if config.attacks:
+        row["worst"] = {
+            which: _worst(store.path(stage) / "examples.npz")
+            for which, stage in entry.evaluations.items()
+        }
     row |= {
         "epochs": len(history),
         "best_epoch": best_epoch(history),
@@ -250,23 +256,50 @@ def _row(entry: Entry, workshop: Workshop, histories: dict, dense: Entry | None)
         "train_seconds": train["seconds"],
         "search_flops": search["flops"],
         "train_flops": train["flops"],
+        "search_source": source,
         "total_over_dense": None,
         "total_flops_over_dense": None,
         "epochs_to_dense": None,
         "seconds_to_dense_over_dense": None,
+        "flops_to_dense_over_dense": None,
         "test_examples": evaluations["best"]["examples"],
     }
     if dense is not None:
         dense_cost = _total([dense.train], store)
         dense_history = histories[dense.train.key]
-        row["total_over_dense"] = (search["seconds"] + train["seconds"]) / dense_cost["seconds"]
-        row["total_flops_over_dense"] = (search["flops"] + train["flops"]) / dense_cost["flops"]
-        epochs, seconds = epochs_to_reach(history, accuracy_goal(dense_history))
+        goal = accuracy_goal(dense_history)
+        for column in ("seconds", "flops"):
+            total = (search[column] + train[column]) / dense_cost[column]
+            row["total_over_dense" if column == "seconds" else "total_flops_over_dense"] = total
+        epochs, seconds = epochs_to_reach(history, goal)
+        dense_epochs, dense_seconds = epochs_to_reach(dense_history, goal)
         row["epochs_to_dense"] = epochs
-        if seconds is not None:
-            _, dense_seconds = epochs_to_reach(dense_history, accuracy_goal(dense_history))
+        if epochs is not None and seconds is not None:
+            flops = train["flops"] * epochs / len(history)
+            dense_flops = dense_cost["flops"] * dense_epochs / len(dense_history)
             row["seconds_to_dense_over_dense"] = (search["seconds"] + seconds) / dense_seconds
+            row["flops_to_dense_over_dense"] = (search["flops"] + flops) / dense_flops
     return row
+
+
+def _worst(path: Path) -> float:
+    """Share of the test images that are right clean and under every attack."""
+    found = weights.read_arrays(path)
+    right = found["clean_prediction"] == found["label"]
+    for name, predictions in found.items():
+        if name.startswith("prediction_"):
+            right = right & (predictions == found["label"])
+    return float(right.mean())
+
+
+def _search_cost(entry: Entry, workshop: Workshop) -> tuple[dict, str]:
+    """Seconds and FLOPs of the search, and whether this run or a given ticket says so."""
+    if entry.ticket is None:
+        return {"seconds": 0.0, "flops": 0}, "none"
+    if entry.searches:
+        return _total(entry.searches, workshop.store), "run"
+    recorded = workshop.ticket(entry.ticket).found.get("cost", {})
+    return {column: recorded.get(column, 0) for column in ("seconds", "flops")}, "ticket"
 
 
 def _total(stages: Sequence[Stage], store: Store) -> dict:

@@ -8,7 +8,6 @@ written last and before the directory gets its name. Work in progress lies in
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -97,7 +96,7 @@ class Store:
         partial = self.root / "partial" / stage.name
         with files.disk_errors("store", self.root):
             partial.parent.mkdir(exist_ok=True)
-        with _locked(partial.with_suffix(".lock")):
+        with files.locked(partial.with_suffix(".lock")):
             if self.has(stage):
                 yield None
                 return
@@ -124,11 +123,3 @@ class Store:
         if target.exists():  # without a manifest: not a finished stage
             shutil.rmtree(target)
         os.replace(partial, target)
-
-
-@contextlib.contextmanager
-def _locked(path: Path):
-    """An advisory lock that the system drops when its process ends."""
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -13,7 +13,7 @@ from pathlib import Path
 from tf_lottery import files, pruning, weights
 from tf_lottery.config import LotteryConfig, TrainConfig
 from tf_lottery.data import ImageData, load, steps_per_epoch
-from tf_lottery.errors import TicketError
+from tf_lottery.errors import StoreError, TicketError, UsageError
 from tf_lottery.evaluation import Evaluator
 from tf_lottery.experiments.ledger import Cost, evaluation_cost, training_cost
 from tf_lottery.experiments.stage import Stage, ancestors
@@ -80,7 +80,8 @@ class Workshop:
     def _evaluator(self) -> Evaluator:
         # One network and one set of compiled attacks serve every evaluation;
         # only the weights are exchanged.
-        return Evaluator(self._evaluated, self.config.attacks)
+        jit_compile = self.config.train.jit_compile
+        return Evaluator(self._evaluated, self.config.attacks, jit_compile=jit_compile)
 
     def check(self, ticket: Ticket | None = None) -> None:
         """Loads the data and tells early what would fail late.
@@ -92,6 +93,12 @@ class Workshop:
         """
         for config in (self.config.search, self.config.train, self.config.ticket_train):
             steps_per_epoch(len(self.data.train_labels), config.batch_size)
+            if config.validation_images > len(self.data.validation_labels):
+                raise UsageError.bad_value(
+                    "validation_images",
+                    config.validation_images,
+                    f"at most the {len(self.data.validation_labels)} validation images",
+                )
         if ticket is not None:
             self._check_ticket(ticket)
 
@@ -121,6 +128,22 @@ class Workshop:
                 self.config.attacks, len(self.data.test_labels), self.forward_flops
             )
         return Cost()
+
+    def check_data(self, stage: Stage) -> None:
+        """Makes sure that a finished training saw the images that are loaded now.
+
+        Keys name the data set, not its pixels, which another version or another
+        ``--data_dir`` may change.
+
+        Raises:
+          StoreError: it saw others.
+        """
+        path = self.store.path(stage) / "network.json"
+        if json.loads(path.read_text())["data_digest"] != self.data.digest:
+            raise StoreError(
+                f"--store: {path.parent} was trained on other images named "
+                f"{self.data.name}; choose another --store"
+            )
 
     def history(self, stage: Stage) -> list[dict]:
         """The rows of a finished training stage."""
@@ -178,7 +201,10 @@ class Workshop:
         if logs is not None:
             # Packed, or TensorBoard would find each run twice under the work directory.
             shutil.make_archive(str(directory / "tensorboard"), "tar", logs)
-        files.write_json(directory / "network.json", {"network": self.spec.to_json()})
+        files.write_json(
+            directory / "network.json",
+            {"network": self.spec.to_json(), "data_digest": self.data.digest},
+        )
         cost = dataclasses.replace(
             self.predicted_cost(stage),
             **{
@@ -273,7 +299,16 @@ class Workshop:
     def _evaluate(self, stage: Stage, directory: Path) -> None:
         trained = self.store.path(stage.parents["trained"])
         name = "best.npz" if stage.settings["weights"] == "best" else "final.npz"
-        weights.set_weights(self._evaluated, weights.read_arrays(trained / name))
+        values = weights.read_arrays(trained / name)
+        twin = stage.runtime.get("twin")
+        if twin is not None and self.store.has(twin):
+            other = weights.read_arrays(trained / "best.npz")
+            if weights.digest(values) == weights.digest(other):
+                for file in ("evaluation.json", "examples.npz"):
+                    shutil.copyfile(self.store.path(twin) / file, directory / file)
+                files.write_json(directory / "ledger.json", Cost().to_json())
+                return
+        weights.set_weights(self._evaluated, values)
         began = time.perf_counter()
         found = self._evaluator(
             self.data.test_images, self.data.test_labels, self.config.seed, self.progress

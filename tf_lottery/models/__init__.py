@@ -94,6 +94,5 @@ def build_model(
     x = pixels = keras.Input(shape, name="pixels", dtype="float32")
     if mean is not None or std is not None:
         x = normalization(mean, std, channels=shape[2])(x)
-    architecture = ARCHITECTURES[name]
-    x = _FAMILIES[name](layers, x, depth or architecture.depth, width or architecture.width)
+    x = _FAMILIES[name](layers, x, config.depth, config.width)
     return keras.Model(pixels, layers.logits(x, num_classes), name=config.label)

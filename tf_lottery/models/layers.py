@@ -67,6 +67,7 @@ class Layers:
         """BatchNorm with PyTorch's defaults, which the paper trains with.
 
         Keras' ``momentum`` is the share of the old average: 0.9 is PyTorch's 0.1.
+        After a dense layer the moving variance is the biased one (PyTorch: unbiased).
         """
         return keras.layers.BatchNormalization(
             momentum=0.9, epsilon=1e-5, dtype=self.dtype_policy, name=name

@@ -8,7 +8,7 @@ import numpy as np
 
 from tf_lottery.reporting import formats
 from tf_lottery.reporting.figures import PICTURES_SHOWN, amplification, distinct_masks
-from tf_lottery.reporting.results import Document, attack_names, is_search
+from tf_lottery.reporting.results import WORST, Document, accuracy_names, is_search
 
 _LEVEL = "the dotted level is the dense run's best"
 
@@ -42,8 +42,8 @@ def captions(document: Document, pictures: dict[str, np.ndarray] | None) -> dict
             + (f"; {_LEVEL}" * dense)
             + "."
             + (" Thin grey dashes are the search runs, which no ticket inherits." * searched)
-            + " A boosting ticket shows in the first epochs: it rises earlier than the dense "
-            "network and than the same mask on fresh weights.",
+            + " A boosting ticket would show as a line that rises, in the first epochs, earlier "
+            "than the dense network's and than that of the same mask on fresh weights.",
             f"Lines of {measured} validation accuracy over the epochs for {names}. "
             + _ends(document, "validation_robust" if robust else "validation_natural"),
         ),
@@ -51,9 +51,10 @@ def captions(document: Document, pictures: dict[str, np.ndarray] | None) -> dict
             "The same against time.",
             f"{'Robust' if robust else 'Natural'} validation accuracy over the seconds spent on "
             "search and training, validation left out. A ticket's line begins where its search "
-            "ends (grey vertical line)."
+            "ends (grey vertical line). Seconds are as measured, perhaps on a shared machine: the "
+            "findings judge by FLOPs."
             + (
-                f" In the chart {_LEVEL}; a ticket pays off where its line reaches that level "
+                f" In the chart {_LEVEL}; a ticket would pay off where its line reaches that level "
                 "left of the dense run's own best."
             )
             * dense,
@@ -63,12 +64,14 @@ def captions(document: Document, pictures: dict[str, np.ndarray] | None) -> dict
             "Test accuracy.",
             "Bars: weights of the best validation epoch, with 95 % Wilson intervals. White "
             "diamonds: last epoch; a diamond well below its bar is robust overfitting. Bars "
-            "whose intervals overlap widely are no evidence of a difference.",
+            "whose intervals overlap widely are no evidence of a difference."
+            + " Worst: images classified correctly when clean and under every attack."
+            * (WORST in accuracy_names(document)),
             "Bars of test accuracy. " + "; ".join(_accuracies(document, row) for row in rows) + ".",
         ),
         "cost": Caption(
             "Cost of a model.",
-            "Search (hatched) and training (plain), in seconds measured in this run and in "
+            "Search (hatched) and training (plain), in seconds as measured and in "
             "floating-point operations." + " In brackets: relative to the dense run." * dense,
             "Bars of search and training cost. "
             + "; ".join(
@@ -114,10 +117,7 @@ def _pictures(pictures: dict[str, np.ndarray]) -> Caption:
 
 
 def _accuracies(document: Document, row: dict) -> str:
-    shares = (
-        f"{name} {formats.percent(row[name]['best'])} %"
-        for name in ("natural", *attack_names(document))
-    )
+    shares = (f"{name} {formats.percent(row[name]['best'])} %" for name in accuracy_names(document))
     return f"{row['name']}: {', '.join(shares)}"
 
 

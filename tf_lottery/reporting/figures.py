@@ -21,7 +21,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from tf_lottery.files import write_atomically
 from tf_lottery.reporting import formats
 from tf_lottery.reporting.intervals import wilson
-from tf_lottery.reporting.results import Document, attack_names, is_search
+from tf_lottery.reporting.results import Document, accuracy_names, is_search
 from tf_lottery.reporting.style import WIDTH, Style, legend, short, styled, styles, tint
 
 DPI = 150
@@ -91,7 +91,7 @@ def accuracy_per_second(document: Document) -> Figure | None:
 @styled
 def test_accuracy(document: Document) -> Figure:
     """Bars: best epoch with its 95 % interval; white diamond: last epoch."""
-    names = ["natural", *attack_names(document)]
+    names = accuracy_names(document)
     rows = document["rows"]
     figure = Figure(figsize=(WIDTH, 4.1), layout="constrained")
     ax = figure.subplots()

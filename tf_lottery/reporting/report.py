@@ -21,11 +21,11 @@ from tf_lottery.reporting.results import (
     PICTURES,
     RESULTS,
     Document,
-    attack_names,
+    accuracy_names,
     read_pictures,
     read_results,
 )
-from tf_lottery.reporting.verdict import TICKETS, findings, headline_attack, partner
+from tf_lottery.reporting.verdict import TICKETS, findings, headline_words, partner
 
 FIGURES = "figures"
 _PROGRAM = ("python", "-m", "tf_lottery.main")
@@ -110,8 +110,9 @@ def _context(document: Document, workdir: Path) -> dict[str, Any]:
     return {
         "document": document,
         "rows": rows,
-        "attacks": attack_names(document),
-        "headline_attack": headline_attack(document),
+        "accuracies": accuracy_names(document),
+        "headline": headline_words(document) if document["attacks"] else None,
+        "recorded": _unique(row["name"] for row in rows if row["search_source"] == "ticket"),
         "models": _unique(row["model"] for row in rows),
         "datasets": _unique(row["dataset"] for row in rows),
         "seeds": _unique(row["seed"] for row in rows),

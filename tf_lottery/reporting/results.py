@@ -7,7 +7,10 @@ epochs count from 1; FLOPs are floating-point operations, not per second.
 * ``data``: sizes, digest and class names; the optional ``validation_used`` is the
   number of validation images that the curves were measured on, if not all;
 * ``rows``: final test accuracies and cost of each model, see ``ROW_KEYS``; every
-  attack has its own key with ``{"best": ..., "last": ...}``, as has ``natural``;
+  attack has its own key with ``{"best": ..., "last": ...}``, as has ``natural``, and
+  where there are attacks ``worst``: the share of images that are classified correctly
+  clean and under every attack. ``search_source`` says where the cost of the search is
+  from: ``run``, ``ticket`` (as recorded in a given one) or ``none``;
 * ``curves``: run label -> one record an epoch; a search run's label begins with
   ``search``, every other label is a row's name;
 * ``layers``: row name -> weights and kept weights of each layer;
@@ -32,6 +35,8 @@ from tf_lottery.reporting.intervals import wilson
 FORMAT = 1
 RESULTS = "results.json"
 PICTURES = "pictures.npz"
+WORST = "worst"  # beside the attacks' keys, in a row; there are none without attacks
+SEARCH_SOURCES = ("run", "ticket", "none")
 
 Document: TypeAlias = dict[str, Any]
 
@@ -43,7 +48,8 @@ ROW_KEYS = (
     "name", "kind", "model", "dataset", "seed", "density", "test_examples", "natural",
     "epochs", "best_epoch", "search_seconds", "train_seconds", "total_over_dense",
     "search_flops", "train_flops", "total_flops_over_dense",
-    "epochs_to_dense", "seconds_to_dense_over_dense",
+    "search_source", "epochs_to_dense", "seconds_to_dense_over_dense",
+    "flops_to_dense_over_dense",
 )  # fmt: skip
 CURVE_KEYS = (
     "epoch", "learning_rate", "loss", "train_accuracy", "validation_natural",
@@ -70,6 +76,12 @@ def attack_names(document: Document) -> list[str]:
     return [attack["name"] for attack in document["attacks"]]
 
 
+def accuracy_names(document: Document) -> list[str]:
+    """Keys of the accuracies to show; the worst of a single attack is that attack."""
+    attacks = attack_names(document)
+    return ["natural", *attacks, *([WORST] if len(attacks) > 1 else [])]
+
+
 def is_search(label: str) -> bool:
     """Whether a curve or ledger label names a search run."""
     return label.startswith("search")
@@ -87,7 +99,7 @@ def write_results(path: str | os.PathLike, document: Document) -> Path:
     ordered = _ordered(document, TOP_KEYS)
     row_keys = list(ROW_KEYS)
     place = row_keys.index("natural") + 1
-    row_keys[place:place] = attack_names(document)
+    row_keys[place:place] = [*attack_names(document), WORST]
     ordered["rows"] = [_ordered(row, row_keys) for row in document["rows"]]
     ordered["ledger"] = [_ordered(entry, LEDGER_KEYS) for entry in document["ledger"]]
     text = json.dumps(ordered, indent=1, allow_nan=False, ensure_ascii=False, default=_plain)
@@ -187,12 +199,10 @@ def check_same_settings(path: str | os.PathLike, settings: Any) -> None:
 
 def table(document: Document) -> str:
     """The rows as aligned plain text for a terminal; accuracies as best/last in percent."""
-    attacks = attack_names(document)
-    lines = [
-        ["model", "density %", "natural", *attacks, "epochs", "search s", "train s", "total/dense"]
-    ]
+    names = accuracy_names(document)
+    lines = [["model", "density %", *names, "epochs", "search s", "train s", "total/dense"]]
     for row in document["rows"]:
-        accuracies = [row[key] for key in ("natural", *attacks)]
+        accuracies = [row[name] for name in names]
         lines.append(
             [
                 _one_line(row["name"]),
@@ -218,7 +228,7 @@ def table(document: Document) -> str:
 
 def _precision(document: Document) -> str:
     """One line on what the accuracies mean and how far they can be trusted."""
-    names = ("natural", *attack_names(document))
+    names = accuracy_names(document)
     halves = [
         (high - low) / 2
         for row in document["rows"]
@@ -226,8 +236,10 @@ def _precision(document: Document) -> str:
         for low, high in [wilson(row[name][which], row["test_examples"]) for which in _WHICH]
     ]
     tested = sorted({row["test_examples"] for row in document["rows"]})
+    worst = "worst: correct under every attack; " if WORST in names else ""
     return (
         f"Test accuracy in %, best/last epoch, on {' or '.join(f'{n:,}' for n in tested)} images; "
+        f"{worst}"
         f"95 % interval up to +-{100 * max(halves):.1f} points."
     )
 
@@ -270,7 +282,10 @@ def _first_problem(document: Document) -> str:
             return f"row {row['name']!r} is of unknown kind {row['kind']!r}"
         if row["test_examples"] < 1:
             return f"row {row['name']!r} was tested on no images"
-        for name in ("natural", *attack_names(document)):
+        if row["search_source"] not in SEARCH_SOURCES:
+            return f"row {row['name']!r}: unknown search_source {row['search_source']!r}"
+        attacks = attack_names(document)
+        for name in ("natural", *attacks, *([WORST] if attacks else [])):
             accuracy = row.get(name)
             if not isinstance(accuracy, dict) or _missing(accuracy, _WHICH):
                 return f"row {row['name']!r} lacks the best or last accuracy of {name}"
