@@ -120,7 +120,7 @@ def test_what_a_run_leaves(done):
     for name in logs:
         assert list((w / "tensorboard" / name).glob("events*"))
     assert not [p for p in w.rglob("*") if p.name.endswith((".new", ".tmp"))]
-    assert not [p for p in w.iterdir() if p.name.startswith(".")]
+    assert [p.name for p in w.iterdir() if p.name.startswith(".")] == [".lock"]
 
 
 def test_the_terminal_shows_a_table_and_the_places(done):
@@ -422,13 +422,13 @@ def test_reports_are_rebuilt_from_the_results(copied):
 
 
 def test_other_images_of_the_same_name_are_noticed(copied):
-    for path in copied.glob("stages/train-*/network.json"):
+    for path in copied.workdir.glob("stages/train-*/network.json"):
         document = json.loads(path.read_text())
         path.write_text(json.dumps(document | {"data_digest": "0" * 64}))
-    (copied / "report.md").unlink()  # so that there is something to do
+    (copied.workdir / "report.md").unlink()  # so that there is something to do
     err = io.StringIO()
     with contextlib.redirect_stderr(err):
-        code, _ = run(*SETTINGS, COMPARE, f"--workdir={copied}")
+        code, _ = run(*SETTINGS, COMPARE, f"--workdir={copied.workdir}")
     assert code == 1
     assert "trained on other images named digits" in err.getvalue()
 
