@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import shutil
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -101,8 +103,9 @@ def _run(command: Command) -> int:
     print()
     print(reporting.table(document))
     print()
+    width = min(100, shutil.get_terminal_size().columns)
     for finding in reporting.findings(document):
-        print(f"- {finding.text}")
+        print(textwrap.fill(f"- {finding.text}", width, subsequent_indent="  "))
     _tell_places(workdir, document)
     return 0
 
