@@ -97,6 +97,7 @@ class ModelConfig:
             )
         # The default and the same value spelt out are one network.
         arch = ARCHITECTURES[self.name]
+        object.__setattr__(self, "width_multiplier", float(self.width_multiplier))
         object.__setattr__(self, "depth", self.depth or arch.depth)
         object.__setattr__(self, "width", self.width or arch.width)
 

@@ -64,6 +64,13 @@ class NetworkSpec:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
+    def __post_init__(self):
+        # 1 and 1.0 are the same number but not the same JSON, which digests are of.
+        for name, kind in (("input_shape", int), ("mean", float), ("std", float)):
+            values = getattr(self, name)
+            if values is not None:
+                object.__setattr__(self, name, tuple(map(kind, values)))
+
     def build(self, seed: int, dtype_policy: str = "float32"):
         """The bare network with its initialisation from ``seed``."""
         return build_model(

@@ -1,5 +1,6 @@
 """Round trips and application of tickets."""
 
+import dataclasses
 import json
 import os
 
@@ -196,3 +197,12 @@ def test_another_initialisation_than_the_tickets(ticket):
         other.apply(SPEC.build(4))
     with pytest.raises(TicketError, match="TensorFlow version"):
         other.network()
+
+
+def test_whole_numbers_in_place_of_floats_make_the_same_ticket(ticket, tmp_path):
+    model = ModelConfig("lenet", width_multiplier=1)
+    spec = NetworkSpec(model, [8, 8, 1], 4, mean=[0], std=np.ones(1, np.float32))
+    whole = dataclasses.replace(ticket, spec=spec)
+    assert Ticket.load(whole.save(tmp_path / "whole")).digest == whole.digest
+    same = NetworkSpec(ModelConfig("lenet"), (8, 8, 1), 4, mean=(0.0,), std=(1.0,))
+    assert dataclasses.replace(ticket, spec=same).digest == whole.digest
