@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from tf_lottery.data import evaluation_batches, steps_per_epoch, training_batches
+from tf_lottery.data import (
+    evaluation_batches,
+    even_batch_size,
+    steps_per_epoch,
+    training_batches,
+)
 from tf_lottery.data.augmentation import augment
 from tf_lottery.errors import UsageError
 from tf_lottery.keras import tf
@@ -156,3 +161,12 @@ class TestEvaluation:
     def test_no_images(self):
         with pytest.raises(ValueError, match="no images"):
             evaluation_batches(IMAGES[:0], LABELS[:0], 5)
+
+
+@pytest.mark.parametrize("num_examples", [1, 9, 249, 250, 251, 287, 360, 501, 1000, 9999])
+def test_even_batch_size(num_examples):
+    size = even_batch_size(num_examples)
+    number = -(-num_examples // 250)
+    assert size <= 250
+    assert -(-num_examples // size) == number  # no more batches than of 250
+    assert number * size - num_examples < number  # less than one image a batch is padding

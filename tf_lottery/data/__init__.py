@@ -5,13 +5,19 @@
 """
 
 from tf_lottery.data.augmentation import augment
-from tf_lottery.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
+from tf_lottery.data.pipeline import (
+    evaluation_batches,
+    even_batch_size,
+    steps_per_epoch,
+    training_batches,
+)
 from tf_lottery.data.splits import ImageData, load
 
 __all__ = [
     "ImageData",
     "augment",
     "evaluation_batches",
+    "even_batch_size",
     "load",
     "steps_per_epoch",
     "training_batches",

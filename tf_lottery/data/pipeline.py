@@ -27,6 +27,16 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     return num_examples // batch_size
 
 
+def even_batch_size(num_examples: int, most: int = 250) -> int:
+    """The batch size of ``evaluation_batches`` that pads least without more batches.
+
+    Example:
+      >>> even_batch_size(287), even_batch_size(1000), even_batch_size(9)
+      (144, 250, 9)
+    """
+    return -(-num_examples // -(-num_examples // most))
+
+
 def training_batches(
     images: np.ndarray,
     labels: np.ndarray,

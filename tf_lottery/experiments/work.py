@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tf_lottery import files, pruning, weights
 from tf_lottery.config import LotteryConfig, TrainConfig
-from tf_lottery.data import ImageData, load, steps_per_epoch
+from tf_lottery.data import ImageData, even_batch_size, load, steps_per_epoch
 from tf_lottery.errors import StoreError, TicketError, UsageError
 from tf_lottery.evaluation import Evaluator
 from tf_lottery.experiments.ledger import Cost, evaluation_cost, training_cost
@@ -81,7 +81,8 @@ class Workshop:
         # One network and one set of compiled attacks serve every evaluation;
         # only the weights are exchanged.
         jit_compile = self.config.train.jit_compile
-        return Evaluator(self._evaluated, self.config.attacks, jit_compile=jit_compile)
+        size = even_batch_size(len(self.data.test_labels))
+        return Evaluator(self._evaluated, self.config.attacks, size, jit_compile)
 
     def check(self, ticket: Ticket | None = None) -> None:
         """Loads the data and tells early what would fail late.

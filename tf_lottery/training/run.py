@@ -10,7 +10,13 @@ from pathlib import Path
 from tf_lottery import files, weights
 from tf_lottery.attacks import make_attack
 from tf_lottery.config import TrainConfig, derive_seed
-from tf_lottery.data import ImageData, evaluation_batches, steps_per_epoch, training_batches
+from tf_lottery.data import (
+    ImageData,
+    evaluation_batches,
+    even_batch_size,
+    steps_per_epoch,
+    training_batches,
+)
 from tf_lottery.keras import keras
 from tf_lottery.objectives import make_objective
 from tf_lottery.pruning.masks import MaskedNetwork
@@ -161,7 +167,9 @@ def train(
             initial_epoch=first_epoch,
             steps_per_epoch=steps,
             validation_data=evaluation_batches(
-                data.validation_images[:shown], data.validation_labels[:shown], 250
+                data.validation_images[:shown],
+                data.validation_labels[:shown],
+                even_batch_size(shown),
             ),
             callbacks=used,
             verbose=(1 if sys.stdout.isatty() else 2) if verbose is None else verbose,
