@@ -63,7 +63,9 @@ def disk_errors(flag: str, root: str | os.PathLike) -> Iterator[None]:
             raise StoreError(
                 f"--{flag}: no space left under {root}; free some and run the same command again"
             ) from error
-        if number in (errno.EIO, errno.EROFS, errno.EACCES):
+        # A file elsewhere that may not be read is another matter, for another message.
+        ours = str(getattr(error, "filename", None) or root).startswith(str(root))
+        if ours and number in (errno.EIO, errno.EROFS, errno.EACCES):
             reason = os.strerror(number)
             raise StoreError(f"--{flag}: {root} cannot be written ({reason})") from error
         raise
