@@ -34,8 +34,10 @@ setup() {
     "$python" -m venv "$VENV"
   fi
   echo "installing into $VENV (TensorFlow is large, this takes a minute or more)" >&2
+  # compat: a plain path, found also from the folder that holds this one, which is
+  # named like the package.
   "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
-    --constraint constraints.txt --editable ".$extra"
+    --constraint constraints.txt --config-settings editable_mode=compat --editable ".$extra"
   echo "$want" >"$stamp"
 }
 
@@ -53,7 +55,19 @@ case "$word" in
   quickstart) setup && exec "$VENV/bin/python" -m tf_lottery.main --flagfile=flags/quickstart.flags "$@" ;;
   test) setup "[test]" && run_tests "$@" ;;
   bench) setup && exec "$VENV/bin/python" benchmarks/training_step.py "$@" ;;
-  tensorboard) setup && exec "$VENV/bin/tensorboard" --logdir "${1:-runs}" ;;
+  tensorboard)
+    logdir=runs
+    if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then
+      logdir=$1
+      shift
+    fi
+    if [ ! -d "$logdir" ]; then
+      echo "run.sh: tensorboard: $logdir is no directory; a run leaves its logs in runs/" >&2
+      exit 2
+    fi
+    setup && exec "$VENV/bin/tensorboard" --logdir "$logdir" "$@"
+    ;;
+  -h | --help) sed -n '2,5s/^# //p' "$0" ;;
   *.flags) setup && exec "$VENV/bin/python" -m tf_lottery.main --flagfile="$word" "$@" ;;
   *)
     echo "run.sh: unknown word '$word'; one of: setup quickstart test bench tensorboard FILE.flags" >&2

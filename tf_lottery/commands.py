@@ -118,7 +118,10 @@ def _tell_places(workdir: Path, document: dict) -> None:
     print(f"SavedModels   {workdir / 'saved_model'}/ ({names})")
     if document["layers"]:
         print(f"tickets       {workdir / 'tickets'}/ ({', '.join(document['layers'])})")
-    print(f"TensorBoard   tensorboard --logdir={workdir / 'tensorboard'}")
+    tensorboard = Path(sys.executable).with_name("tensorboard")  # of this environment
+    if tensorboard.is_relative_to(Path.cwd()):
+        tensorboard = tensorboard.relative_to(Path.cwd())
+    print(f"TensorBoard   {tensorboard} --logdir={workdir / 'tensorboard'}")
 
 
 def _make_workdir(workdir: Path) -> None:

@@ -298,7 +298,8 @@ def parse(argv: list[str]) -> Command | str:
         return f"tf_lottery {tf_lottery.__version__}"
     if rest:
         raise UsageError(
-            f"{rest[0]!r} is no flag; a line of a flagfile reads --name=value, # starts a comment"
+            f"{rest[0]!r} is no flag; flags read --name=value (in a flagfile one a line, "
+            "# starts a comment)"
         )
     options = {name: getattr(FLAGS, name) for name in _DEFAULTS}
     for name in ("compare", "attacks"):
