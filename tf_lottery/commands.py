@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tf_lottery import files
-from tf_lottery.errors import StoreError, UsageError
+from tf_lottery.errors import UsageError
 from tf_lottery.flags import Command
 
 
@@ -86,7 +86,7 @@ def _run(command: Command) -> int:
         # From here on things are written; a bad --store leaves no new --workdir behind.
         if "store" in command.given:
             workshop.store = Store(command.store)
-        _make_workdir(workdir)
+        files.make_directory("workdir", workdir)
         workshop.store = Store(command.store)
         with files.locked(workdir / ".lock"):
             # Another process may have finished here while this one waited.
@@ -122,18 +122,6 @@ def _tell_places(workdir: Path, document: dict) -> None:
     if tensorboard.is_relative_to(Path.cwd()):
         tensorboard = tensorboard.relative_to(Path.cwd())
     print(f"TensorBoard   {tensorboard} --logdir={workdir / 'tensorboard'}")
-
-
-def _make_workdir(workdir: Path) -> None:
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink(missing_ok=True)
-    except OSError as error:
-        raise StoreError(
-            f"--workdir: {workdir} cannot be written ({error.strerror}); choose another"
-        ) from None
 
 
 def _plan(command: Command) -> int:

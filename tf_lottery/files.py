@@ -45,6 +45,24 @@ def write_json(path: str | os.PathLike, document: Any) -> Path:
     return write_atomically(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
+def make_directory(flag: str, root: str | os.PathLike) -> None:
+    """Creates ``root`` if missing and makes sure that it can be written.
+
+    Raises:
+      StoreError: it cannot; names ``flag``.
+    """
+    root = Path(root)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        probe = root / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"--{flag}: {root} cannot be written ({error.strerror}); choose another --{flag}"
+        ) from None
+
+
 @contextlib.contextmanager
 def disk_errors(flag: str, root: str | os.PathLike) -> Iterator[None]:
     """Turns the errors of a full or failing disk, TensorFlow's too, into a ``StoreError``.

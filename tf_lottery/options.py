@@ -159,14 +159,13 @@ def lottery_config(
       >>> config.train.objective.attack.steps
       10
     """
-    model_config = ModelConfig(model, depth, width, width_multiplier)  # checks the name first
-    arch = ARCHITECTURES[model]
-    _check_attack_options(eps, steps, step_size, eval_eps, eval_step_size, restarts)
-    step_size = eps / 4 if step_size is None else step_size
     natural = objective == search_objective == "natural"
     if normalize is None:
         normalize = natural
     model_config = ModelConfig(model, depth, width, width_multiplier, normalize)
+    arch = ARCHITECTURES[model]
+    _check_attack_options(eps, steps, step_size, eval_eps, eval_step_size, restarts)
+    step_size = eps / 4 if step_size is None else step_size
     trained = objective_config(objective, eps, steps, step_size, random_start)
     searched = objective_config(
         search_objective, eps, steps, step_size, random_start, "search_objective"

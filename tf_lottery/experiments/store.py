@@ -37,16 +37,7 @@ class Store:
         self.root = Path(root)
         if read_only:
             return
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            probe = self.root / f".probe-{os.getpid()}"
-            probe.touch()
-            probe.unlink(missing_ok=True)
-        except OSError as error:
-            raise StoreError(
-                f"--store: {self.root} cannot be written ({error.strerror}); "
-                "choose another --store or --workdir"
-            ) from None
+        files.make_directory("store", self.root)
 
     def path(self, stage: Stage) -> Path:
         """Where the finished stage lies or will lie."""

@@ -21,7 +21,7 @@ from tf_lottery.experiments.store import Store
 from tf_lottery.export import export_saved_model
 from tf_lottery.keras import make_deterministic
 from tf_lottery.models import forward_flops
-from tf_lottery.pruning.masks import MaskedNetwork, wrap
+from tf_lottery.pruning.masks import MaskedNetwork, prunable_kernels, wrap
 from tf_lottery.tickets import NetworkSpec, Ticket
 from tf_lottery.training.run import train
 
@@ -232,8 +232,7 @@ class Workshop:
         chosen, parents = stage.settings, stage.parents
         trained = weights.read_arrays(self.store.path(parents["trained"]) / "final.npz")
         parent = self.ticket(parents["ticket"]) if "ticket" in parents else None
-        bare = wrap(self.spec.build(0))
-        kernels = {name: trained[f"{name}/kernel"] for name in bare.kernels}
+        kernels = {name: trained[f"{name}/kernel"] for name in prunable_kernels(self._evaluated)}
         masks = pruning.prune(
             kernels,
             parent.masks if parent else None,
