@@ -18,7 +18,18 @@ MODULES = {
     for path in sorted(ROOT.rglob("*.py"))
 }
 LAYERS = {
-    0: ("architectures", "config", "options", "errors", "files", "types", "keras", "weights"),
+    0: (
+        "architectures",
+        "attack_config",
+        "checks",
+        "config",
+        "options",
+        "errors",
+        "files",
+        "types",
+        "keras",
+        "weights",
+    ),
     1: ("data", "models", "attacks", "objectives", "pruning"),
     2: ("training", "evaluation", "tickets", "reporting", "export"),
     3: ("lottery", "experiments"),

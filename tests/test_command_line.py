@@ -80,7 +80,20 @@ USAGE = [
     (["--mode=export"], "--mode=export", "--model_path", "--ticket"),
     (["--mode=inspect"], "--mode=inspect", "--ticket", ""),
     (["--mode=evaluate", "--model_path=missing"], "--model_path", "missing", "existing"),
-    (["--mode=evaluate", "--model_path=a", "--ticket=b"], "--mode=evaluate", "a and b", ""),
+    (["--mode=evaluate", "--model_path=a", "--ticket=b"], "--model_path", "'a'", "existing"),
+    (["--mode=export", "--model_path=a", "--ticket=b"], "--mode=export", "a and b", ""),
+    (["--mode=export", "--model_path=a,b"], "--mode=export", "a and b", ""),
+    (
+        ["--mode=evaluate", "--model_path=a", "--transfer_attack=x"],
+        "--transfer_attack",
+        "'x'",
+        "pgd<N>",
+    ),
+    (["--attacks=cw_l2"], "--attacks", "linf", "--eval_norm=l2"),
+    (["--eval_norm=l1"], "--eval_norm", "l1", "l2"),
+    (["--eval_norm=l2", "--eval_eps=-1"], "--eval_eps", "-1", "0 or more"),
+    (["--mode=evaluate", "--model_path=.", "--analysis_images=-1"], "--analysis_images", "-1", "0"),
+    (["--mode=evaluate", "--model_path=.", "--eval_batch_size=-1"], "--eval_batch_size", "-1", "0"),
 ]
 
 

@@ -55,7 +55,7 @@ BAD = [
     (ModelConfig, {"width_multiplier": 0}, "width_multiplier"),
     (ModelConfig, {"width_multiplier": math.inf}, "width_multiplier"),
     (ModelConfig, {"width_multiplier": math.nan}, "width_multiplier"),
-    (AttackConfig, {"norm": "l2"}, "norm"),
+    (AttackConfig, {"norm": "l1"}, "norm"),
     (AttackConfig, {"loss": "hinge"}, "attack loss"),
     (AttackConfig, {"eps": -0.1}, "eps"),
     (AttackConfig, {"eps": 1.01}, "eps"),

@@ -324,50 +324,6 @@ def test_plan_knows_what_is_finished(done):
     assert "20 of 28 stages to do" in out
 
 
-EVALUATE = ["--mode=evaluate", *SETTINGS]
-
-
-def accuracies(out):
-    found = {}
-    for line in out.splitlines():
-        parts = line.split()
-        if len(parts) > 1 and parts[0] in ("natural", "fgsm", "pgd20"):
-            found[parts[0]] = float(parts[1].rstrip("%")) / 100
-    return found
-
-
-@pytest.mark.parametrize("what", ["saved_model", "stage"])
-def test_evaluation_gives_the_results_accuracies(done, tmp_path, monkeypatch, what):
-    monkeypatch.chdir(tmp_path)
-    path = (
-        done.workdir / "saved_model" / "boosting"
-        if what == "saved_model"
-        else done.stage("train: boosting")
-    )
-    code, out = run(*EVALUATE, f"--model_path={path}")
-    assert code == 0
-    row = done.row("boosting")
-    expected = {name: row[name]["best"] for name in ("natural", "fgsm", "pgd20")}
-    assert accuracies(out) == pytest.approx(expected, abs=0.0051 / 10)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_evaluation_of_a_ticket_is_of_its_untrained_weights(done):
-    code, out = run(*EVALUATE, f"--ticket={done.workdir}/tickets/boosting")
-    assert code == 0
-    assert "not trained" in out
-    assert accuracies(out)["natural"] < 0.4
-
-
-def test_what_cannot_be_evaluated(done, capsys):
-    prune = done.stage("prune: boosting")
-    assert run(*EVALUATE, f"--model_path={prune}")[0] == 2
-    assert "kind prune" in capsys.readouterr().err
-    assert run(*EVALUATE, f"--model_path={done.workdir}")[0] == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "--model_path" in line
-
-
 def test_export_of_a_training_stage(done, tmp_path):
     from tf_lottery.keras import tf
 

@@ -30,7 +30,8 @@ def test_no_arguments_give_the_defaults():
     assert command.workdir == "runs/lottery"
     assert command.store == "runs/lottery/stages"
     assert command.export_dir == "runs/lottery/saved_model/exported"
-    assert (command.ticket, command.model_path) == (None, None)
+    assert (command.ticket, command.model_paths) == (None, ())
+    assert command.evaluation_dir == "runs/lottery/evaluation"
     assert command.verbose is False
     assert command.given == frozenset()
 
@@ -77,6 +78,7 @@ SAMPLES = {
     "step_size": ("2/255", 2 / 255),
     "random_start": ("true", True),
     "attacks": ("fgsm,pgd5", ("fgsm", "pgd5")),
+    "eval_norm": ("l2", "l2"),
     "eval_eps": ("16/255", 16 / 255),
     "eval_step_size": ("1/255", 1 / 255),
     "eval_random_start": ("false", False),

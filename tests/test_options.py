@@ -182,6 +182,7 @@ BAD = {
     "steps": -1,
     "step_size": -0.1,
     "attacks": ("fgsm", "deepfool"),
+    "eval_norm": "l1",
     "eval_eps": 2.0,
     "eval_step_size": -0.1,
     "restarts": 0,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
+import math
 import os
 import shutil
 import sys
@@ -145,35 +147,61 @@ def _plan(command: Command) -> int:
 
 def _evaluate(command: Command) -> int:
     config = command.config()
-    path = _one_model(command)
+    given = [*command.model_paths, *([command.ticket] if command.ticket else [])]
+    if not given:
+        raise UsageError("--mode=evaluate needs --model_path or --ticket, got neither")
+    transfer = None
+    if command.transfer_attack:
+        transfer = command.evaluation_attack(command.transfer_attack, "transfer_attack")
+    analysis = command.evaluation_attack("pgd20", "eval_eps")
     _start_tensorflow(command.verbose)
     from tf_lottery.data import load
-    from tf_lottery.evaluation import Evaluator
-    from tf_lottery.experiments.loading import load_model
-    from tf_lottery.reporting.text import accuracy_table
+    from tf_lottery.experiments.loading import load_models
+    from tf_lottery.experiments.robustness import RobustnessConfig, evaluate_models
+    from tf_lottery.reporting import robustness
 
-    loaded = load_model(path)
-    data = load(config.data)
-    for ours, theirs in zip(loaded.input_shape, data.input_shape, strict=True):
-        if ours not in (None, theirs):
-            raise UsageError(
-                f"--dataset: images of {data.name} are {data.input_shape}, "
-                f"{path} takes {loaded.input_shape}",
-                "dataset",
+    chosen = RobustnessConfig(
+        config.attacks,
+        transfer,
+        dataclasses.replace(analysis, restarts=1),
+        command.analysis_images,
+        config.seed,
+        command.eval_batch_size,
+    )
+    models = load_models(given)
+    for model in models:
+        trained = model.training_eps
+        if trained is not None and not math.isclose(trained, analysis.eps, rel_tol=1e-6):
+            print(
+                f"note: {model.name} was trained at eps {trained:.4g} in l_inf and is attacked at "
+                f"{analysis.eps:.4g} in {analysis.norm}; --eval_eps changes that"
             )
-    try:
-        evaluator = Evaluator(loaded.model, config.attacks)
-        found = evaluator(data.test_images, data.test_labels, config.seed, progress=True)
-    except ValueError as error:
-        raise UsageError(f"--model_path: {path} cannot be evaluated: {error}") from error
-    print(f"{loaded.what}")
-    print(f"{len(data.test_labels)} test images of {data.name}")
-    print(accuracy_table(found.natural, found.robust, len(data.test_labels), config.attacks))
+    data = load(config.data)
+    directory = Path(command.evaluation_dir)
+    files.make_directory("evaluation_dir", directory)
+    with files.disk_errors("evaluation_dir", directory), files.locked(directory / ".lock"):
+        document = evaluate_models(
+            models,
+            data,
+            chosen,
+            directory,
+            command=command.argv,
+            progress=True,
+            announce=lambda line: print(line, flush=True),
+        )
+        robustness.write_evaluation(directory / "evaluation.json", document)
+        robustness.write_robustness_report(directory)
+    print()
+    print(robustness.robustness_table(document))
+    print()
+    print(f"report        {directory / 'report.html'}")
+    print(f"results       {directory / 'evaluation.json'}")
+    print(f"examples      {directory}/<model>/examples.npz")
     return 0
 
 
 def _one_model(command: Command) -> str:
-    given = [path for path in (command.model_path, command.ticket) if path]
+    given = [*command.model_paths, *([command.ticket] if command.ticket else [])]
     if len(given) != 1:
         raise UsageError(
             f"--mode={command.mode} needs one of --model_path and --ticket, got "

@@ -10,13 +10,23 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from tf_lottery.architectures import ARCHITECTURES, check_depth
+from tf_lottery.attack_config import AttackConfig, attack_from_name
+from tf_lottery.checks import at_least as _at_least
+from tf_lottery.checks import choice as _choice
+from tf_lottery.checks import positive as _positive
 from tf_lottery.errors import UsageError
+
+__all__ = [
+    "ARCHITECTURES", "DTYPE_POLICIES", "KINDS", "MODES", "OBJECTIVES", "PRUNING_SCHEDULES",
+    "RATE_SCHEDULES", "SCOPES", "SCORES", "AttackConfig", "DataConfig", "LotteryConfig",
+    "ModelConfig", "ObjectiveConfig", "PruneConfig", "ScheduleConfig", "TrainConfig",
+    "attack_from_name", "derive_seed", "differences", "fingerprint", "settings",
+]  # fmt: skip
 
 MODES = ("run", "plan", "evaluate", "export", "inspect", "report")
 KINDS = ("dense", "boosting", "winning", "reinit", "random_mask")
@@ -26,24 +36,6 @@ SCOPES = ("global", "layer")
 PRUNING_SCHEDULES = ("one_shot", "geometric", "decreasing")
 RATE_SCHEDULES = ("step", "cyclic", "cosine", "constant")
 DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
-NORMS = ("linf",)
-LOSSES = ("cross_entropy", "margin")
-CW_STEPS = 30  # PGD steps on the margin loss, as in Zhang et al. 2019 (TRADES), section 5
-
-
-def _choice(flag: str, value: str, choices) -> None:
-    if value not in choices:
-        raise UsageError.unknown(flag, value, choices)
-
-
-def _at_least(flag: str, value: float, low: float) -> None:
-    if not (math.isfinite(value) and value >= low):
-        raise UsageError.bad_value(flag, value, f"{low:g} or more")
-
-
-def _positive(flag: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise UsageError.bad_value(flag, value, "more than 0")
 
 
 @dataclass(frozen=True)
@@ -110,82 +102,6 @@ class ModelConfig:
         elif self.name == "vgg":
             label += str(self.depth)
         return label if self.width_multiplier == 1 else f"{label}-w{self.width_multiplier:g}"
-
-
-@dataclass(frozen=True)
-class AttackConfig:
-    """One l_inf attack on [0, 1] pixels.
-
-    Attributes:
-      name: ``fgsm``, ``pgd<N>`` or ``cw``; only a label, the fields say everything.
-      eps: radius of the l_inf ball, in [0, 1].
-      steps: gradient steps, at least 1.
-      step_size: length of a step.
-      random_start: start at a uniform point of the ball instead of the clean image.
-      restarts: independent tries; the per-example worst is kept. At least 1.
-      loss: ``cross_entropy`` or ``margin`` (largest wrong logit minus true logit).
-    """
-
-    name: str = "pgd10"
-    norm: str = "linf"
-    eps: float = 8 / 255
-    steps: int = 10
-    step_size: float = 2 / 255
-    random_start: bool = False
-    restarts: int = 1
-    loss: str = "cross_entropy"
-
-    def __post_init__(self):
-        _choice("norm", self.norm, NORMS)
-        _choice("attack loss", self.loss, LOSSES)
-        if not 0 <= self.eps <= 1:
-            raise UsageError.bad_value(
-                "eps", self.eps, "in [0, 1], the range of a pixel (8/255 is usual for CIFAR-10)"
-            )
-        if self.steps < 1:
-            raise UsageError.bad_value("steps", self.steps, "1 or more")
-        _at_least("step_size", self.step_size, 0)
-        if self.eps > 0 and self.step_size == 0:
-            raise UsageError.bad_value("step_size", self.step_size, "more than 0, usually eps/4")
-        if self.restarts < 1:
-            raise UsageError.bad_value("restarts", self.restarts, "1 or more")
-
-
-def attack_from_name(
-    name: str,
-    eps: float = 8 / 255,
-    step_size: float | None = None,
-    random_start: bool = True,
-    restarts: int = 1,
-) -> AttackConfig:
-    """The attack that a name in ``--attacks`` stands for.
-
-    Args:
-      name: ``fgsm`` (one step of eps from the clean image; Goodfellow et al. 2015),
-        ``pgd<N>`` (N steps on the cross-entropy; Madry et al. 2018), ``cw`` or
-        ``cw<N>`` (N, by default 30, steps on the margin loss of Carlini & Wagner 2017).
-      eps: radius on [0, 1] pixels.
-      step_size: of PGD and C&W; ``None`` means eps / 4.
-      random_start: of PGD and C&W.
-      restarts: of PGD and C&W.
-
-    Raises:
-      UsageError: unknown name or invalid value.
-    """
-    if name == "fgsm":
-        return AttackConfig("fgsm", eps=eps, steps=1, step_size=eps)
-    match = re.fullmatch(r"(pgd|cw)((?:[1-9]\d{0,6})?)", name)
-    if not match or (match[1] == "pgd" and not match[2]):
-        raise UsageError.unknown("attacks", name, ("fgsm", "pgd<N> such as pgd20", "cw", "cw<N>"))
-    return AttackConfig(
-        name,
-        eps=eps,
-        steps=int(match[2] or CW_STEPS),
-        step_size=eps / 4 if step_size is None else step_size,
-        random_start=random_start,
-        restarts=restarts,
-        loss="margin" if match[1] == "cw" else "cross_entropy",
-    )
 
 
 @dataclass(frozen=True)

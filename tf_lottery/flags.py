@@ -16,6 +16,7 @@ from typing import Any
 
 from absl import flags
 
+from tf_lottery.attack_config import NORMS
 from tf_lottery.config import (
     ARCHITECTURES,
     DTYPE_POLICIES,
@@ -26,10 +27,11 @@ from tf_lottery.config import (
     RATE_SCHEDULES,
     SCOPES,
     SCORES,
+    AttackConfig,
     LotteryConfig,
 )
 from tf_lottery.errors import UsageError
-from tf_lottery.options import lottery_config
+from tf_lottery.options import evaluation_attacks, lottery_config
 
 FLAGS = flags.FlagValues()
 
@@ -86,8 +88,8 @@ _TOPICS = {
             "mode",
             MODES,
             "run: search, train, compare. plan: list the stages, their cost and what is "
-            "finished. evaluate: accuracy of a model. export: a SavedModel. inspect: a ticket. "
-            "report: rebuild the report of a work directory.",
+            "finished. evaluate: attacks on any models, with a report. export: a SavedModel. "
+            "inspect: a ticket. report: rebuild the report of a work directory.",
             "run",
         ),
         _flag("list", "compare", f"Models to train and compare, of {_list(KINDS)}."),
@@ -114,13 +116,20 @@ _TOPICS = {
             "string",
             "model_path",
             "A SavedModel directory, a .keras file, or a finished training stage of a store: "
-            "to evaluate or export.",
+            "to evaluate or export. To evaluate also several with commas between, or a run's "
+            "work directory for all its models.",
             None,
         ),
         _flag(
             "string",
             "export_dir",
             "Where mode export writes. Default: <workdir>/saved_model/exported.",
+            None,
+        ),
+        _flag(
+            "string",
+            "evaluation_dir",
+            "Where mode evaluate writes, and goes on from. Default: <workdir>/evaluation.",
             None,
         ),
     ],
@@ -199,7 +208,7 @@ _TOPICS = {
             "0: rewind to the initialisation; k: to the weights after epoch k of the search.",
         ),
     ],
-    "Attacks (l_inf, on pixels in [0, 1])": [
+    "Attacks in training (l_inf, on pixels in [0, 1])": [
         _flag("number", "eps", "Radius of the ball; 8/255 works."),
         _flag("integer", "steps", "PGD steps while training."),
         _flag("number", "step_size", "PGD step. Default: eps/4."),
@@ -209,17 +218,50 @@ _TOPICS = {
             "PGD starts at a random point of the ball while training (the authors' code: at "
             "the clean image).",
         ),
+        _flag("string", "validation_attack", "Run after each epoch to pick the best one."),
+        _flag("integer", "validation_images", "Validation images used each epoch; 0: all."),
+    ],
+    "Attacks in evaluation (on pixels in [0, 1])": [
         _flag(
             "list",
             "attacks",
-            "Evaluated on test images: fgsm, pgd<N>, cw (30 steps on the margin loss), cw<N>.",
+            "Run on test images: autoattack (the standard version), its parts apgd_ce, apgd_t, "
+            "fab_t, square, also apgd_dlr, fab, square<N>; fgsm, pgd<N>, cw<N> (PGD on the margin "
+            "loss, 30 steps), mim<N>; cw_l2; noise<N>.",
         ),
-        _flag("number", "eval_eps", "Radius in evaluation. Default: --eps."),
-        _flag("number", "eval_step_size", "Step in evaluation. Default: eval_eps/4."),
-        _flag("boolean", "eval_random_start", "PGD and C&W start at random in evaluation."),
-        _flag("integer", "restarts", "Random restarts in evaluation; the worst counts."),
-        _flag("string", "validation_attack", "Run after each epoch to pick the best one."),
-        _flag("integer", "validation_images", "Validation images used each epoch; 0: all."),
+        _enum("eval_norm", NORMS, "Norm of the ball."),
+        _flag("number", "eval_eps", "Radius. Default: --eps; for l2 0.5."),
+        _flag(
+            "number",
+            "eval_step_size",
+            "Step of PGD, C&W and MIM. Default: eval_eps/4; MIM: eval_eps divided by its steps.",
+        ),
+        _flag("boolean", "eval_random_start", "PGD and C&W start at random."),
+        _flag(
+            "integer",
+            "restarts",
+            "Random restarts; the worst counts. Not of fgsm, noise, cw_l2, autoattack.",
+        ),
+        _flag(
+            "string",
+            "transfer_attack",
+            "Mode evaluate, with several models: its adversarial examples of each are tried on "
+            "the others. Empty: none.",
+            "pgd20",
+        ),
+        _flag(
+            "integer",
+            "analysis_images",
+            "Mode evaluate: test images for the diagnosis and the curves over eps and steps; "
+            "0: none of them.",
+            200,
+        ),
+        _flag(
+            "integer",
+            "eval_batch_size",
+            "Images a batch in mode evaluate; changes no result. 0: 250 or less.",
+            0,
+        ),
     ],
     "Running": [
         _flag("integer", "seed", "Root of all random numbers."),
@@ -238,7 +280,10 @@ _TOPICS = {
 
 
 # Flags that say where files lie, or how to talk: no part of a result.
-_PLACES = ("workdir", "store", "data_dir", "ticket", "model_path", "export_dir", "verbose", "mode")
+_PLACES = (
+    "workdir", "store", "data_dir", "ticket", "model_path", "export_dir", "evaluation_dir",
+    "eval_batch_size", "verbose", "mode",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,6 +292,8 @@ class Command:
 
     Attributes:
       mode: one of ``config.MODES``.
+      model_paths: what ``--model_path`` lists.
+      transfer_attack, analysis_images, eval_batch_size: of mode evaluate.
       options: the arguments of ``lottery_config`` as given.
       given: names of the flags that were set.
       argv: what was set, flagfiles resolved, without the flags of ``_PLACES``.
@@ -256,8 +303,12 @@ class Command:
     workdir: str
     store: str
     ticket: str | None
-    model_path: str | None
+    model_paths: tuple[str, ...]
     export_dir: str
+    evaluation_dir: str
+    transfer_attack: str
+    analysis_images: int
+    eval_batch_size: int
     verbose: bool
     options: dict[str, Any]
     given: frozenset[str]
@@ -266,6 +317,23 @@ class Command:
     def config(self) -> LotteryConfig:
         """The validated configuration; raises ``UsageError``."""
         return lottery_config(**self.options)
+
+    def evaluation_attack(self, name: str, flag: str) -> AttackConfig:
+        """The attack of that name with the settings of evaluation; errors name ``flag``."""
+        try:
+            (attack,) = evaluation_attacks(
+                [name],
+                *(
+                    self.options[option]
+                    for option in (
+                        "eps", "eval_norm", "eval_eps", "eval_step_size", "eval_random_start",
+                        "restarts",
+                    )
+                ),
+            )  # fmt: skip
+        except UsageError as error:
+            raise UsageError(str(error).replace("--attacks", f"--{flag}"), flag) from None
+        return attack
 
 
 def parse(argv: list[str]) -> Command | str:
@@ -309,8 +377,12 @@ def parse(argv: list[str]) -> Command | str:
         workdir=FLAGS.workdir,
         store=FLAGS.store or f"{FLAGS.workdir}/stages",
         ticket=FLAGS.ticket,
-        model_path=FLAGS.model_path,
+        model_paths=tuple(path for path in (FLAGS.model_path or "").split(",") if path),
         export_dir=FLAGS.export_dir or f"{FLAGS.workdir}/saved_model/exported",
+        evaluation_dir=FLAGS.evaluation_dir or f"{FLAGS.workdir}/evaluation",
+        transfer_attack=FLAGS.transfer_attack,
+        analysis_images=FLAGS.analysis_images,
+        eval_batch_size=FLAGS.eval_batch_size,
         verbose=FLAGS.verbose,
         options=options,
         given=frozenset(name for name in FLAGS if FLAGS[name].present),

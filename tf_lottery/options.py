@@ -7,7 +7,10 @@ what follows from other options. The command line's flags have these names.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
+from tf_lottery.attack_config import NORMS, check_eps, default_eps
+from tf_lottery.checks import choice
 from tf_lottery.config import (
     ARCHITECTURES,
     AttackConfig,
@@ -50,17 +53,41 @@ def _check_attack_options(
     eval_eps: float | None,
     eval_step_size: float | None,
     restarts: int,
+    eval_norm: str,
 ) -> None:
     """Checks each under its own flag, also what the chosen attacks leave unused."""
-    for flag, radius in (("eps", eps), ("eval_eps", eval_eps)):
-        if radius is not None and not 0 <= radius <= 1:
-            raise UsageError.bad_value(flag, radius, "in [0, 1], the range of a pixel")
+    choice("eval_norm", eval_norm, NORMS)
+    check_eps("eps", eps)
+    if eval_eps is not None:
+        check_eps("eval_eps", eval_eps, eval_norm)
     for flag, step in (("step_size", step_size), ("eval_step_size", eval_step_size)):
         if step is not None and not 0 <= step < math.inf:
             raise UsageError.bad_value(flag, step, "0 or more")
     for flag, count in (("steps", steps), ("restarts", restarts)):
         if count < 1:
             raise UsageError.bad_value(flag, count, "1 or more")
+
+
+def evaluation_attacks(
+    names: Iterable[str],
+    eps: float,
+    eval_norm: str,
+    eval_eps: float | None,
+    eval_step_size: float | None,
+    eval_random_start: bool,
+    restarts: int,
+) -> tuple[AttackConfig, ...]:
+    """The attacks that names stand for in evaluation; arguments as of ``lottery_config``.
+
+    Raises:
+      UsageError: unknown name or bad setting.
+    """
+    if eval_eps is None:
+        eval_eps = eps if eval_norm == "linf" else default_eps(eval_norm)
+    return tuple(
+        attack_from_name(name, eval_eps, eval_step_size, eval_random_start, restarts, eval_norm)
+        for name in names
+    )
 
 
 def lottery_config(
@@ -102,6 +129,7 @@ def lottery_config(
     step_size: float | None = None,
     random_start: bool = False,
     attacks: tuple[str, ...] = ("fgsm", "pgd20", "pgd100", "cw"),
+    eval_norm: str = "linf",
     eval_eps: float | None = None,
     eval_step_size: float | None = None,
     eval_random_start: bool = True,
@@ -143,9 +171,9 @@ def lottery_config(
       eps, steps, step_size, random_start: of the training attack, on [0, 1]
         pixels; ``step_size`` defaults to eps / 4. FGSM takes one step of eps.
       attacks: names evaluated on test images.
-      eval_eps, eval_step_size: of evaluation; default: ``eps``, and a quarter of
-        ``eval_eps``, however training steps.
-      eval_random_start, restarts: of PGD and C&W in evaluation.
+      eval_norm, eval_eps, eval_step_size: of evaluation; default: l_inf, ``eps`` (0.5 for
+        l_2), and a quarter of ``eval_eps``, however training steps.
+      eval_random_start, restarts: of evaluation, see ``config.attack_from_name``.
       validation_attack: name; run each epoch, at the training radius, if a network is
         trained adversarially.
       validation_images: how many of the validation images that uses; 0: all.
@@ -164,7 +192,7 @@ def lottery_config(
         normalize = natural
     model_config = ModelConfig(model, depth, width, width_multiplier, normalize)
     arch = ARCHITECTURES[model]
-    _check_attack_options(eps, steps, step_size, eval_eps, eval_step_size, restarts)
+    _check_attack_options(eps, steps, step_size, eval_eps, eval_step_size, restarts, eval_norm)
     step_size = eps / 4 if step_size is None else step_size
     trained = objective_config(objective, eps, steps, step_size, random_start)
     searched = objective_config(
@@ -191,11 +219,8 @@ def lottery_config(
     search_rate = search_learning_rate or arch.search_learning_rate
     start = warmup_start or arch.search_learning_rate
 
-    if eval_eps is None:
-        eval_eps = eps
-    evaluated = tuple(
-        attack_from_name(name, eval_eps, eval_step_size, eval_random_start, restarts)
-        for name in attacks
+    evaluated = evaluation_attacks(
+        attacks, eps, eval_norm, eval_eps, eval_step_size, eval_random_start, restarts
     )
     try:
         # Of the training radius: other test settings must not change a training.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tf_lottery.attacks.losses import cross_entropy, margin
-from tf_lottery.attacks.projection import project
+from tf_lottery.attacks.norms import project
 from tf_lottery.attacks.seeds import example_seeds, uniform_in_ball
 from tf_lottery.keras import tf
 

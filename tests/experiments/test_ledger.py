@@ -50,9 +50,9 @@ def test_evaluation():
     )
     cost = evaluation_cost(attacks, 7, F)
     gradients = 7 * (1 + 20 + 15)
-    # A forward pass with every gradient, one to judge the clean image and each
-    # attacked one, and one for each restart that has to be compared.
-    forwards = gradients + 7 * (1 + 3 + 3)
+    # A forward pass with every gradient, one for the clean image, one at the end of each
+    # try, and one to judge what each attack broke.
+    forwards = gradients + 7 * (1 + (1 + 1 + 3) + 3)
     assert cost.input_gradient_passes == gradients
     assert cost.forward_passes == forwards
     assert cost.weight_gradient_passes == 0

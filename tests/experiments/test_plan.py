@@ -58,7 +58,10 @@ def test_the_predicted_flops_are_what_the_ledger_says(config, tmp_path):
         if twin and (trained / "best.npz").read_bytes() == (trained / "final.npz").read_bytes():
             assert item.flops == 0  # the best epoch was the last: nothing was attacked twice
             continue
-        assert item.flops == before[item.stage.name]
+        if item.stage.kind == "evaluate":  # planned as if no image broke
+            assert 0 < item.flops <= before[item.stage.name]
+        else:
+            assert item.flops == before[item.stage.name]
         if item.stage.kind in ("train", "evaluate", "export"):
             assert item.seconds > 0
 

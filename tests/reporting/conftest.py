@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from evaluations import build_evaluation
 
 # kind: (natural best, last), (fgsm), (pgd20), speed of the curve, epochs to dense's best.
 # All accuracies are multiples of 1/360, the number of test images.
@@ -180,3 +181,8 @@ def make_document():
 @pytest.fixture(scope="session")
 def make_pictures():
     return build_pictures
+
+
+@pytest.fixture(scope="session")
+def make_evaluation():
+    return build_evaluation

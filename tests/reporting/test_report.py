@@ -5,51 +5,16 @@ import os
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from pages import Page
 
 from tf_lottery.config import KINDS
 from tf_lottery.reporting import findings, write_report, write_results
 from tf_lottery.reporting.captions import captions
 from tf_lottery.reporting.formats import interval, percent, seconds
 from tf_lottery.reporting.report import escape_markdown, typeset
-
-VOID = {"meta", "img", "br", "link", "hr", "input"}
-
-
-class Page(HTMLParser):
-    """Checks nesting and collects tags, table rows and text."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.rows, self.text = [], [], [], []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        names = [name for name, _ in attrs]
-        assert len(names) == len(set(names))
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] in ("td", "th", "small") and "tr" in self.open:
-            self.rows[-1][-1] += f" {data.strip()}"
-        self.text.append(data)
-
-    def find(self, tag):
-        return [attrs for name, attrs in self.tags if name == tag]
 
 
 def _write(folder, document, pictures=None):

@@ -1,8 +1,7 @@
-"""White-box l_inf attacks on images in [0, 1], as graph operations.
+"""l_inf and l_2 attacks on images in [0, 1], as graph operations.
 
-``make_attack`` turns settings into a function ``(logits_fn, x, y, seed) -> x_adv``.
-Every attack here is projected gradient ascent on the pixels; the settings
-(``tf_lottery.config.AttackConfig``) say how many steps on which loss:
+``make_attack`` turns settings (``tf_lottery.config.AttackConfig``) into a function
+``(logits_fn, x, y, seed) -> x_adv``:
 
 - ``fgsm``: one step of eps from the clean image (Goodfellow et al. 2015, arXiv
   1412.6572).
@@ -10,8 +9,21 @@ Every attack here is projected gradient ascent on the pixels; the settings
   arXiv 1706.06083).
 - ``cw``, ``cw<N>``: the same on the margin loss of Carlini & Wagner 2017 (arXiv
   1608.04644): largest wrong logit minus true logit.
+- ``mim``, ``mim<N>``: PGD with momentum (Dong et al. 2018, arXiv 1710.06081).
+- ``apgd_ce``, ``apgd_dlr``, ``apgd_t``: PGD that sets its own step size, on the
+  cross-entropy, the difference of logits ratio, and that towards nine targets; ``fab``,
+  ``fab_t``: the smallest perturbation by linearising the decision boundary (Croce &
+  Hein 2020, arXiv 1907.02044); ``square``: random search without gradients
+  (Andriushchenko et al. 2020, arXiv 1912.00049).
+- ``autoattack``: ``apgd_ce``, ``apgd_t``, ``fab_t`` and ``square`` in turn, each on
+  what still stands (Croce & Hein 2020, arXiv 2003.01690, the standard version).
+- ``cw_l2``: the smallest l_2 perturbation by Adam and a binary search (Carlini & Wagner
+  2017).
+- ``noise<N>``: the worst of N random points, a control that no robust model minds.
 
-Lengths are on [0, 1] pixels: 8/255 is eight grey levels.
+Lengths are on [0, 1] pixels: 8/255 is eight grey levels. The attack functions here run
+all examples to the end; ``tf_lottery.evaluation`` drives the same procedures faster, by
+dropping examples as they break.
 
 A linear model of two classes has one weight per pixel, class 1 minus class 0.
 Its margin cannot fall by more than eps times the sum of their magnitudes, and
@@ -41,16 +53,32 @@ slowly.
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
-from tf_lottery.attacks.pgd import projected_gradient_ascent
+from tf_lottery.attacks.apgd import AutoProjectedGradient
+from tf_lottery.attacks.carlini_wagner import CarliniWagnerL2
+from tf_lottery.attacks.fab import FastAdaptiveBoundary
+from tf_lottery.attacks.losses import margin
+from tf_lottery.attacks.norms import length
+from tf_lottery.attacks.pgd import ProjectedGradient
+from tf_lottery.attacks.procedure import Procedure, as_attack, better, checked, is_wrong
+from tf_lottery.attacks.search import Noise, Square
 from tf_lottery.config import AttackConfig, attack_from_name
-from tf_lottery.keras import tf  # noqa: F401  (for the tutorial)
+from tf_lottery.keras import tf
 from tf_lottery.types import Attack
 
-__all__ = ["make_attack"]
+__all__ = ["Procedure", "length", "make_attack", "make_procedure"]
+
+_PROCEDURES: dict[str, type[Procedure]] = {
+    "pgd": ProjectedGradient,
+    "mim": ProjectedGradient,
+    "apgd": AutoProjectedGradient,
+    "fab": FastAdaptiveBoundary,
+    "square": Square,
+    "cw_l2": CarliniWagnerL2,
+    "noise": Noise,
+}
 
 
 def make_attack(
@@ -59,13 +87,15 @@ def make_attack(
     """An attack that can be called as often as one likes.
 
     Args:
-      attack: settings, or a name as in ``--attacks``: ``fgsm``, ``pgd20``, ``cw``.
-      gradient_scale: factor on the summed loss. The step is the sign of the
-        gradient, so it changes nothing but what underflows: with a network that
-        computes in float16, 1024 keeps input gradients from becoming exactly 0.
-      **overrides: with a name only: ``eps``, ``step_size``, ``random_start`` and
-        ``restarts``, see ``tf_lottery.config.attack_from_name`` (``fgsm`` heeds
-        ``eps`` alone; for FGSM from a random start, give an ``AttackConfig``).
+      attack: settings, or a name as in ``--attacks``: ``fgsm``, ``pgd20``, ``autoattack``.
+      gradient_scale: factor on the summed loss of ``pgd`` and ``mim``. The step depends on
+        the gradient's direction alone, so it changes nothing but what underflows: with a
+        network that computes in float16, 1024 keeps input gradients from becoming
+        exactly 0.
+      **overrides: with a name only: ``eps``, ``step_size``, ``random_start``,
+        ``restarts`` and ``norm``, see ``tf_lottery.config.attack_from_name`` (``fgsm``
+        heeds ``eps`` and ``norm`` alone; for FGSM from a random start, give an
+        ``AttackConfig``).
 
     Returns:
       ``(logits_fn, x, y, seed) -> x_adv``. ``logits_fn`` is any differentiable
@@ -74,8 +104,10 @@ def make_attack(
       an integer or int32 (2,), which key examples by their place in the batch, or
       int32 (batch, 2), one seed per example, which makes the result independent of
       batch size and order. ``x_adv`` is like ``x``, within eps of it and within
-      [0, 1], with no gradient. Cost: a forward and an input-gradient pass a step
-      and restart, and one more forward a restart if there are several.
+      [0, 1], with no gradient. Where an attack found nothing it is the point of the
+      highest loss, or ``x`` itself (``fab``, ``cw_l2``). Cost of PGD: a forward and an
+      input-gradient pass a step and restart, and one more forward a restart if there
+      are several.
 
     Raises:
       UsageError: unknown name or value out of range.
@@ -88,4 +120,38 @@ def make_attack(
         raise TypeError(f"{', '.join(overrides)}: go with a name; use dataclasses.replace instead")
     if not (math.isfinite(gradient_scale) and gradient_scale > 0):
         raise ValueError(f"gradient_scale: got {gradient_scale!r}, must be finite and above 0")
-    return functools.partial(projected_gradient_ascent, attack, gradient_scale=gradient_scale)
+    if attack.method in ("pgd", "mim"):
+        return ProjectedGradient(attack, gradient_scale=gradient_scale).attack
+    if attack.method == "autoattack":
+        return _in_turn([make_attack(component) for component in attack.components])
+    return as_attack(make_procedure(attack, stop_when_broken=False))
+
+
+def make_procedure(attack: AttackConfig, stop_when_broken: bool = True) -> Procedure:
+    """The attack as iterations to drive (see ``attacks.procedure``).
+
+    Args:
+      attack: settings of a single attack, no suite.
+      stop_when_broken: an example's search may end with its first misclassification.
+    """
+    return _PROCEDURES[attack.method](attack, stop_when_broken)
+
+
+def _in_turn(attacks: list[Attack]) -> Attack:
+    """The first of several attacks that breaks an example; else the highest margin."""
+
+    def attack(logits_fn, x, y, seed):
+        x, y, seeds = checked(x, y, seed)
+
+        def judged(component):
+            x_adv = component(logits_fn, x, y, seeds)
+            logits = logits_fn(x_adv)
+            return {"x_adv": x_adv, "broken": is_wrong(logits, y), "score": margin(logits, y)}
+
+        best = judged(attacks[0])
+        for component in attacks[1:]:
+            state = judged(component)
+            best = better(state | {"broken": state["broken"] & ~best["broken"]}, best)
+        return tf.stop_gradient(best["x_adv"])
+
+    return attack

@@ -1,103 +1,115 @@
-"""Projected gradient ascent on the pixels: the one loop behind every attack."""
+"""Projected gradient ascent on the pixels, with or without momentum."""
 
 from __future__ import annotations
 
 from tf_lottery.attacks.losses import LOSSES
-from tf_lottery.attacks.projection import project
-from tf_lottery.attacks.seeds import example_seeds, uniform_in_ball
+from tf_lottery.attacks.norms import direction, project
+from tf_lottery.attacks.procedure import (
+    Procedure,
+    State,
+    better,
+    checked,
+    is_wrong,
+    value_and_gradient,
+)
+from tf_lottery.attacks.seeds import uniform_in_ball
 from tf_lottery.config import AttackConfig
 from tf_lottery.keras import tf
 from tf_lottery.types import LogitsFn, Tensor
 
+_TINY = 1e-12
 
-def projected_gradient_ascent(
-    config: AttackConfig,
-    logits_fn: LogitsFn,
-    x: Tensor,
-    y: Tensor,
-    seed: Tensor | int,
-    *,
-    gradient_scale: float = 1.0,
-) -> Tensor:
-    """See ``tf_lottery.attacks.make_attack``, which binds the first argument.
 
-    Raises:
-      ValueError: ``x``, ``y`` or ``seed`` of a wrong rank or type.
-    """
-    x = tf.stop_gradient(tf.convert_to_tensor(x))
-    y = tf.convert_to_tensor(y)
-    if x.dtype != tf.float32 or x.shape.rank != 4:
-        raise ValueError(f"x: must be float32 of rank 4, got {x.dtype.name} {x.shape}")
-    if not y.dtype.is_integer or y.shape.rank != 1:
-        raise ValueError(f"y: must be integers of shape (batch,), got {y.dtype.name} {y.shape}")
-    y = tf.cast(y, tf.int32)  # losses and argmax know no narrower type
-    seeds = example_seeds(seed, tf.shape(x)[0])
-    if config.eps == 0:
-        return x
+class ProjectedGradient(Procedure):
+    """PGD and MIM; the verdict is on the last iterate alone, as published numbers are."""
 
-    if config.restarts == 1:
-        start = _start(config, x, seeds, 0)
-        return _ascend(config, logits_fn, x, y, start, gradient_scale)
+    end_cost = (1, 0)
 
-    def attempt(restart, best, best_is_wrong, best_loss):
-        start = _start(config, x, seeds, restart)
-        x_adv = _ascend(config, logits_fn, x, y, start, gradient_scale)
-        logits = logits_fn(x_adv)
-        is_wrong = tf.argmax(logits, axis=-1, output_type=tf.int32) != y
-        loss = LOSSES[config.loss](logits, y)
-        # The worst for the network: misclassified first, then the higher loss.
-        # The first attempt always counts, also where its loss is not a number.
-        better = (is_wrong & ~best_is_wrong) | ((is_wrong == best_is_wrong) & (loss > best_loss))
-        better |= restart == 0
-        best = tf.where(better[:, None, None, None], x_adv, best)
-        return (
-            restart + 1,
-            best,
-            tf.where(better, is_wrong, best_is_wrong),
-            tf.where(better, loss, best_loss),
+    def __init__(
+        self, config: AttackConfig, stop_when_broken: bool = True, gradient_scale: float = 1.0
+    ):
+        super().__init__(config, stop_when_broken)
+        self._scale = gradient_scale
+
+    def stop_after(self, first: int) -> int:
+        """Nothing is known to be broken before the end; stops serve to save work."""
+        return min(self.length, first + 20)
+
+    def start(self, logits_fn, x, y, seeds, attempt):
+        """See ``Procedure``."""
+        state = {
+            "x_adv": self._first(x, seeds, attempt),
+            "broken": tf.zeros_like(y, tf.bool),
+            "score": tf.fill(tf.shape(y), -float("inf")),
+        }
+        if self.config.method == "mim":
+            state["momentum"] = tf.zeros_like(x)
+        return state
+
+    def _first(self, x: Tensor, seeds: Tensor, attempt: Tensor | int) -> Tensor:
+        """The first image: random, but clean in the first attempt unless ``random_start``."""
+        config = self.config
+        if not config.random_start and isinstance(attempt, int) and attempt == 0:
+            return x
+        noise = uniform_in_ball(seeds, self.salt(attempt), tf.shape(x)[1:], config.eps, config.norm)
+        if not config.random_start:
+            noise = tf.where(attempt == 0, 0.0, noise)
+        start = project(x + noise, x, config.eps, config.norm)
+        start.set_shape(x.shape)  # map_fn loses it, and a loop's variables must keep theirs
+        return start
+
+    def step(self, logits_fn, x, y, seeds, attempt, state, i):
+        """See ``Procedure``."""
+        config = self.config
+        _, _, gradient = value_and_gradient(
+            lambda logits: LOSSES[config.loss](logits, y), logits_fn, state["x_adv"], self._scale
         )
+        state = dict(state)
+        if config.method == "mim":
+            mean = tf.reduce_mean(tf.abs(gradient), axis=(1, 2, 3), keepdims=True)
+            gradient = config.decay * state["momentum"] + gradient / tf.maximum(mean, _TINY)
+            state["momentum"] = gradient
+        moved = state["x_adv"] + config.step_size * direction(gradient, config.norm)
+        state["x_adv"] = project(moved, x, config.eps, config.norm)
+        return state
 
-    none_wrong = tf.zeros_like(y, tf.bool)
-    no_loss = tf.fill(tf.shape(y), -float("inf"))
-    _, best, _, _ = tf.while_loop(
-        lambda restart, *_: restart < config.restarts, attempt, (0, x, none_wrong, no_loss)
-    )
-    return tf.stop_gradient(best)
+    def end(self, logits_fn, x, y, state):
+        """See ``Procedure``."""
+        logits = logits_fn(state["x_adv"])
+        return {
+            **state,
+            "broken": is_wrong(logits, y),
+            "score": LOSSES[self.config.loss](logits, y),
+        }
 
+    def attack(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, seed: Tensor | int) -> Tensor:
+        """See ``tf_lottery.attacks.make_attack``.
 
-def _start(config: AttackConfig, x: Tensor, seeds: Tensor, restart: Tensor | int) -> Tensor:
-    """The first image: random, but clean in the first attempt unless ``random_start``."""
-    if not config.random_start and isinstance(restart, int) and restart == 0:
-        return x
-    noise = uniform_in_ball(seeds, restart, tf.shape(x)[1:], config.eps)
-    if not config.random_start:
-        noise = tf.where(restart == 0, 0.0, noise)
-    start = project(x + noise, x, config.eps)
-    start.set_shape(x.shape)  # map_fn loses it, and a loop's variables must keep theirs
-    return start
+        Raises:
+          ValueError: ``x``, ``y`` or ``seed`` of a wrong rank or type.
+        """
+        x, y, seeds = checked(x, y, seed)
+        if self.config.eps == 0:
+            return x
 
+        def ascend(restart) -> State:
+            state = self.start(logits_fn, x, y, seeds, restart)
+            return self.advance(logits_fn, x, y, seeds, restart, state, 0, self.length)[1]
 
-def _ascend(
-    config: AttackConfig,
-    logits_fn: LogitsFn,
-    x: Tensor,
-    y: Tensor,
-    start: Tensor,
-    gradient_scale: float,
-) -> Tensor:
-    """``config.steps`` signed steps from ``start``, each projected."""
-    loss_fn = LOSSES[config.loss]
+        if self.config.restarts == 1:  # no judging: training wants the last iterate alone
+            return tf.stop_gradient(ascend(0)["x_adv"])
 
-    def step(i, x_adv):
-        # Variables are not watched: only the pixels' gradient is wanted. The sum
-        # keeps an example's gradient independent of the batch and, in float16, large.
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(x_adv)
-            loss = gradient_scale * tf.reduce_sum(loss_fn(logits_fn(x_adv), y))
-        gradient = tape.gradient(loss, x_adv, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        x_adv = project(x_adv + config.step_size * tf.sign(gradient), x, config.eps)
-        x_adv.set_shape(x.shape)
-        return i + 1, tf.stop_gradient(x_adv)
+        def attempt(restart, best):
+            return restart + 1, better(
+                self.end(logits_fn, x, y, ascend(restart)), best, restart == 0
+            )
 
-    _, x_adv = tf.while_loop(lambda i, _: i < config.steps, step, (0, start))
-    return tf.stop_gradient(x_adv)
+        none = {
+            "x_adv": x,
+            "broken": tf.zeros_like(y, tf.bool),
+            "score": tf.fill(tf.shape(y), -float("inf")),
+        }
+        _, best = tf.while_loop(
+            lambda restart, _: restart < self.config.restarts, attempt, (0, none)
+        )
+        return tf.stop_gradient(best["x_adv"])

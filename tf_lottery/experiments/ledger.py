@@ -11,7 +11,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from tf_lottery.attacks import make_procedure
 from tf_lottery.config import AttackConfig, TrainConfig
+
+_CLASSES = 10  # of which a targeted attack aims at all but one
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,21 @@ def training_cost(config: TrainConfig, images: int, forward_flops: int) -> Cost:
 
 
 def evaluation_cost(attacks: tuple[AttackConfig, ...], images: int, forward_flops: int) -> Cost:
-    """The predicted cost of clean accuracy and every attack on ``images`` images."""
-    steps = sum(attack.steps * attack.restarts for attack in attacks)
-    # Each attack's result is classified once more, as are the clean images. With
-    # restarts, each candidate is compared by one more forward pass.
-    judged = 1 + len(attacks) + sum(a.restarts for a in attacks if a.restarts > 1)
-    forward, gradient = images * (steps + judged), images * steps
+    """The most that clean accuracy and every attack can cost on ``images`` images.
+
+    As if every image were classified correctly and withstood every part of every attack
+    to the end; images that are wrong or break early cost less.
+    """
+    forward, gradient = 1, 0  # the clean image
+    for attack in attacks:
+        for part in attack.components:
+            procedure = make_procedure(part)
+            tries = procedure.tries(_CLASSES)
+            costs = zip(procedure.start_cost, procedure.step_cost, procedure.end_cost, strict=True)
+            there, back = (start + procedure.length * step + end for start, step, end in costs)
+            forward += tries * there + 1  # what broke is judged like clean images
+            gradient += tries * back
+    forward, gradient = images * forward, images * gradient
     return Cost(
         examples=images,
         forward_passes=forward,

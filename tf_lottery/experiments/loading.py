@@ -1,8 +1,14 @@
-"""Models from files: a ticket, a finished training stage, a SavedModel, a ``.keras`` file."""
+"""Models from files: tickets, training stages, SavedModels, ``.keras`` files, whole runs."""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import importlib
 import json
+import os
+import zipfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +30,10 @@ class LoadedModel:
       model: what ``evaluation.evaluate`` takes.
       what: one line for people.
       input_shape: (height, width, channels), entries ``None`` where unknown.
-      network: the bare ``tf_keras`` network, or ``None`` for a SavedModel.
+      network: the bare ``tf_keras`` network, or ``None`` for a SavedModel or Keras 3.
       metadata: provenance, for export.
+      name: short, for tables.
+      digest: SHA-256 of the files that say what the model computes.
     """
 
     model: Any
@@ -33,6 +41,67 @@ class LoadedModel:
     input_shape: tuple
     network: Any = None
     metadata: dict | None = None
+    name: str = ""
+    digest: str = ""
+
+    @property
+    def training_eps(self) -> float | None:
+        """The radius the model was trained at, where its provenance says so."""
+        training = (self.metadata or {}).get("training") or {}
+        attack = ((training.get("train") or {}).get("objective") or {}).get("attack") or {}
+        return attack.get("eps")
+
+
+def model_paths(given: str | Path) -> list[Path]:
+    """The models at a path: of a run's work directory all it exported, else the one there.
+
+    Raises:
+      UsageError: a work directory without SavedModels.
+    """
+    path = Path(given)
+    if not (path / "results.json").is_file():
+        return [path]
+    found = sorted(p.parent for p in path.glob("saved_model/*/saved_model.pb"))
+    if not found:
+        raise UsageError.bad_value(
+            "model_path", str(path), "a work directory with SavedModels in saved_model/"
+        )
+    # In the order of the run's table.
+    try:
+        rows = json.loads((path / "results.json").read_text())["rows"]
+        order = [row["name"] for row in rows]
+    except (OSError, ValueError, KeyError, TypeError):
+        order = []
+    found.sort(key=lambda p: order.index(p.name) if p.name in order else len(order))
+    return found
+
+
+def load_models(given: Sequence[str | Path]) -> list[LoadedModel]:
+    """All models at the paths (see ``model_paths``), with distinct names.
+
+    Raises:
+      UsageError, StoreError: as ``load_model``; or one model given twice.
+    """
+    paths = [path for item in given for path in model_paths(item)]
+    real = [path.resolve() for path in paths]
+    for path, place in zip(paths, real, strict=True):
+        if real.count(place) > 1:
+            raise UsageError.bad_value("model_path", str(path), "each model once")
+    loaded = [load_model(path) for path in paths]
+    return [
+        dataclasses.replace(model, name=name)
+        for model, name in zip(loaded, _distinct_names(paths), strict=True)
+    ]
+
+
+def _distinct_names(paths: Sequence[Path]) -> list[str]:
+    """Each path's last parts, as few as tell all apart."""
+    parts = [path.resolve().with_suffix("").parts[1:] for path in paths]
+    for count in range(1, max(map(len, parts)) + 1):
+        names = ["-".join(p[-count:]) for p in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{name}-{number}" for number, name in enumerate(names, 1)]
 
 
 def load_model(path: str | Path) -> LoadedModel:
@@ -40,31 +109,71 @@ def load_model(path: str | Path) -> LoadedModel:
 
     Raises:
       UsageError: the path does not exist or holds nothing known.
-      StoreError: a damaged training stage or SavedModel.
+      StoreError: a damaged training stage, SavedModel or ``.keras`` file.
     """
     path = Path(path)
     if not path.exists():
         raise UsageError.bad_value("model_path", str(path), "an existing file or directory")
+    read: Callable[[Path], LoadedModel] | None = None
     if (path / "ticket.json").is_file():
-        return from_ticket(path)
-    if (path / "manifest.json").is_file():
-        return _from_stage(path)
-    if (path / "saved_model.pb").is_file():
-        return _from_saved_model(path)
-    if path.is_file() and path.suffix == ".keras":
-        try:
-            network = keras.models.load_model(path, compile=False, safe_mode=True)
-        except Exception as error:  # Keras raises whatever the file's parts raise
-            raise StoreError(f"--model_path: {path} cannot be loaded: {error}") from error
-        return LoadedModel(
-            network, f"Keras model {path}", tuple(network.input_shape[1:]), network, {}
+        read = from_ticket
+    elif (path / "manifest.json").is_file():
+        read = _from_stage
+    elif (path / "saved_model.pb").is_file():
+        read = _from_saved_model
+    elif path.is_file() and path.suffix == ".keras":
+        read = _from_keras_file
+    if read is None:
+        raise UsageError.bad_value(
+            "model_path",
+            str(path),
+            "a SavedModel directory (saved_model.pb), a ticket (ticket.json), a finished training "
+            "stage of a store (manifest.json), a .keras file, or a run's work directory "
+            "(results.json)",
         )
-    raise UsageError.bad_value(
-        "model_path",
-        str(path),
-        "a SavedModel directory (saved_model.pb), a ticket (ticket.json), a finished training "
-        "stage of a store (manifest.json) or a .keras file",
-    )
+    loaded = read(path)
+    return dataclasses.replace(loaded, name=path.resolve().stem, digest=_digest(path))
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 over the names and contents of a model's files."""
+    result = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file() and file.suffix not in (".tar", ".log"):
+            result.update(str(file.relative_to(path)).encode())
+            with open(file, "rb") as content:
+                result.update(hashlib.file_digest(content, "sha256").digest())
+    return result.hexdigest()
+
+
+def _from_keras_file(path: Path) -> LoadedModel:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            version = json.loads(archive.read("metadata.json"))["keras_version"]
+        if version.startswith("2."):
+            network = keras.models.load_model(path, compile=False, safe_mode=True)
+            return LoadedModel(
+                network, f"Keras model {path}", tuple(network.input_shape[1:]), network, {}
+            )
+        network = _keras_3().saving.load_model(path, compile=False, safe_mode=True)
+        shape = tuple(network.input_shape[1:])
+        return LoadedModel(network, f"Keras {version} model {path}", shape)
+    except StoreError:
+        raise
+    except Exception as error:  # Keras raises whatever the file's parts raise
+        reason = " ".join(str(error).split())[:300]
+        raise StoreError(f"--model_path: {path} cannot be loaded: {reason}") from error
+
+
+def _keras_3() -> Any:
+    """Keras 3 on TensorFlow, which is imported for such files alone."""
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    keras_3 = importlib.import_module("keras")
+    if keras_3.backend.backend() != "tensorflow":
+        raise StoreError(
+            f"--model_path: Keras runs on {keras_3.backend.backend()}; set KERAS_BACKEND=tensorflow"
+        )
+    return keras_3
 
 
 def from_ticket(path: str | Path) -> LoadedModel:
@@ -112,7 +221,13 @@ def _from_saved_model(path: Path) -> LoadedModel:
         inputs = list(signature.structured_input_signature[1].values())
         if len(inputs) == 1 and inputs[0].shape.rank == 4:
             shape = tuple(inputs[0].shape[1:])
-    return LoadedModel(model, f"SavedModel {path}", shape)
+    metadata = None
+    if (path / "metadata.json").is_file():
+        try:
+            metadata = json.loads((path / "metadata.json").read_text())
+        except ValueError as error:
+            raise StoreError(f"--model_path: {path}/metadata.json is damaged: {error}") from None
+    return LoadedModel(model, f"SavedModel {path}", shape, metadata=metadata)
 
 
 def sparsity(network: Any) -> float:

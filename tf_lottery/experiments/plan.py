@@ -21,7 +21,8 @@ class PlannedStage:
     Attributes:
       stage: the stage.
       cached: finished already.
-      flops: as the ledger will state them; 0 for stages without passes.
+      flops: as the ledger will state them, of an evaluation at most; 0 for stages
+        without passes.
       seconds: measured if cached, else estimated.
     """
 

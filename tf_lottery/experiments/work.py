@@ -14,7 +14,7 @@ from tf_lottery import files, pruning, weights
 from tf_lottery.config import LotteryConfig, TrainConfig
 from tf_lottery.data import ImageData, even_batch_size, load, steps_per_epoch
 from tf_lottery.errors import StoreError, TicketError, UsageError
-from tf_lottery.evaluation import Evaluator
+from tf_lottery.evaluation import Checkpoint, Evaluator
 from tf_lottery.experiments.ledger import Cost, evaluation_cost, training_cost
 from tf_lottery.experiments.stage import Stage, ancestors
 from tf_lottery.experiments.store import Store
@@ -310,9 +310,16 @@ class Workshop:
                 return
         weights.set_weights(self._evaluated, values)
         began = time.perf_counter()
+        checkpoint = Checkpoint(directory / "progress.npz")
         found = self._evaluator(
-            self.data.test_images, self.data.test_labels, self.config.seed, self.progress
+            self.data.test_images,
+            self.data.test_labels,
+            self.config.seed,
+            self.progress,
+            checkpoint,
+            {"stage": stage.key, "data": self.data.digest},
         )
+        checkpoint.remove()
         seconds = time.perf_counter() - began
         files.write_json(
             directory / "evaluation.json",
@@ -323,14 +330,18 @@ class Workshop:
                 "seconds": found.seconds,
             },
         )
-        arrays = {
-            "index": self.data.test_index,
-            "label": found.labels,
-            "clean_prediction": found.clean_predictions,
-        }
-        arrays |= {f"prediction_{attack}": p for attack, p in found.predictions.items()}
+        arrays = {"index": self.data.test_index, **found.arrays()}
         weights.write_arrays(directory / "examples.npz", arrays)
-        cost = dataclasses.replace(self.predicted_cost(stage), seconds=seconds)
+        passes = [part for parts in found.passes.values() for part in parts.values()]
+        forward = sum(part.forward_passes for part in passes)
+        gradient = sum(part.input_gradient_passes for part in passes)
+        cost = Cost(
+            seconds=seconds,
+            examples=len(found.labels),
+            forward_passes=forward,
+            input_gradient_passes=gradient,
+            flops=(forward + gradient) * self.forward_flops,
+        )
         files.write_json(directory / "ledger.json", cost.to_json())
 
     def _export(self, stage: Stage, directory: Path) -> None:

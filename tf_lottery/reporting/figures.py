@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -313,12 +313,25 @@ def save_all(
     Returns:
       Figure name -> path, in the order of the report.
     """
-    folder = Path(folder)
-    saved: dict[str, Path] = {}
-    for name, draw in DOCUMENT_FIGURES.items():
-        _save(draw(document), name, folder, saved)
     shown = pictures is not None and len(pictures["label"]) > 0
-    _save(adversarial_examples(pictures) if shown else None, "adversarial_examples", folder, saved)
+    drawn = {name: draw(document) for name, draw in DOCUMENT_FIGURES.items()}
+    drawn["adversarial_examples"] = adversarial_examples(pictures) if shown else None
+    return save(drawn, folder)
+
+
+def save(drawn: Mapping[str, Figure | None], folder: str | os.PathLike) -> dict[str, Path]:
+    """Writes ``<folder>/<name>.png`` of each figure; removes the file where there is none.
+
+    Returns:
+      Figure name -> path, in the order given.
+    """
+    saved: dict[str, Path] = {}
+    for name, figure in drawn.items():
+        path = Path(folder) / f"{name}.png"
+        if figure is None:
+            path.unlink(missing_ok=True)
+        else:
+            saved[name] = write_atomically(path, png(figure))
     return saved
 
 
@@ -329,14 +342,6 @@ def png(figure: Figure) -> bytes:
     # Without the Software entry, the same data gives the same bytes on every version.
     FigureCanvasAgg(figure).print_figure(buffer, dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()
-
-
-def _save(figure: Figure | None, name: str, folder: Path, saved: dict[str, Path]) -> None:
-    path = folder / f"{name}.png"
-    if figure is None:
-        path.unlink(missing_ok=True)
-    else:
-        saved[name] = write_atomically(path, png(figure))
 
 
 def _panels(document: Document) -> list[tuple[str, str]]:

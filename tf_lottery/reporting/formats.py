@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from tf_lottery.reporting.intervals import wilson
@@ -56,6 +57,41 @@ def pixels(eps: float) -> str:
     if eps and abs(levels - round(levels)) < 1e-3:
         return f"{round(levels)}/255"
     return f"{eps:.4g}"
+
+
+def length(value: float, norm: str) -> str:
+    """A length on [0, 1] pixels: ``8/255`` in l_inf, a bare ``0.5`` in l_2."""
+    return pixels(value) if norm == "linf" else f"{value:.4g}"
+
+
+def points(gap: float) -> str:
+    """A difference of shares in percentage points with its sign: ``+2.5``, ``0.0``."""
+    rounded = _tenths(gap)
+    return f"{rounded:+.1f}" if rounded else "0.0"
+
+
+def point_interval(low: float, high: float) -> str:
+    """Bounds of a difference of shares, in points: ``[-5.9, 0.3]``."""
+    return f"[{_tenths(low):.1f}, {_tenths(high):.1f}]"
+
+
+def _tenths(share: float) -> float:
+    return round(100 * share, 1) + 0.0  # + 0.0 turns -0.0 into 0.0
+
+
+def p_value(p: float) -> str:
+    """``0.012``, ``0.31``, ``< 0.001``; never rounded up to 0.05 from below."""
+    if p < 0.001:
+        return "< 0.001"
+    if p < 0.05 and round(p, 3) == 0.05:
+        return f"{math.floor(1e4 * p) / 1e4:.4f}"
+    return f"{p:.3f}" if p < 0.0995 else f"{p:.2f}"
+
+
+def p_words(p: float) -> str:
+    """``p = 0.31``, ``p < 0.001``."""
+    text = p_value(p)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
 def flatten(settings: Any, prefix: str = "") -> list[tuple[str, str]]:

@@ -82,8 +82,9 @@ def _saturation(document: Document) -> Iterator[str]:
     lowest under a margin-loss attack: a weaker PGD that merely took too few steps must
     not pass for vanishing gradients.
     """
-    entropy = [a["name"] for a in document["attacks"] if a["loss"] != "margin" and a["steps"] > 1]
-    margin = [a["name"] for a in document["attacks"] if a["loss"] == "margin"]
+    ascent = [a for a in document["attacks"] if a.get("method", "pgd") in ("pgd", "mim", "apgd")]
+    entropy = [a["name"] for a in ascent if a["loss"] == "cross_entropy" and a["steps"] > 1]
+    margin = [a["name"] for a in ascent if a["loss"] == "margin"]
     if not entropy or not margin:
         return
     gaps: dict[tuple[str, str], list[str]] = {}

@@ -7,15 +7,16 @@ import functools
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup, escape
 
 from tf_lottery.files import write_atomically
 from tf_lottery.reporting import formats
-from tf_lottery.reporting.captions import captions
+from tf_lottery.reporting.captions import Caption, captions
 from tf_lottery.reporting.figures import save_all
 from tf_lottery.reporting.results import (
     PICTURES,
@@ -25,6 +26,7 @@ from tf_lottery.reporting.results import (
     read_pictures,
     read_results,
 )
+from tf_lottery.reporting.text import attack_words
 from tf_lottery.reporting.verdict import TICKETS, findings, headline_words, partner
 
 FIGURES = "figures"
@@ -54,7 +56,28 @@ def write_report(workdir: str | os.PathLike) -> Path:
     pictures = read_pictures(workdir / PICTURES)
     saved = save_all(document, pictures, workdir / FIGURES)
     context = _context(document, workdir)
-    texts = captions(document, pictures)
+    return render(workdir, "report", context, saved, captions(document, pictures))
+
+
+def render(
+    folder: Path,
+    template: str,
+    context: dict[str, Any],
+    saved: Mapping[str, Path],
+    texts: Mapping[str, Caption],
+) -> Path:
+    """Writes ``report.md`` and ``report.html`` into ``folder``, each replaced as a whole.
+
+    Args:
+      folder: holds the folder ``figures``.
+      template: name of the two templates without ``.md.j2`` and ``.html.j2``.
+      context: their variables, but for ``figures``.
+      saved: figure name -> path, in the order of the report.
+      texts: figure name -> caption; may hold more than was saved.
+
+    Returns:
+      The path of ``report.html``.
+    """
     figures = [
         {
             "caption": texts[name],
@@ -63,10 +86,10 @@ def write_report(workdir: str | os.PathLike) -> Path:
         }
         for name, path in saved.items()
     ]
-    for name in ("report.md", "report.html"):
-        text = _environment().get_template(f"{name}.j2").render(context, figures=figures)
-        write_atomically(workdir / name, text)
-    return workdir / "report.html"
+    for kind in ("md", "html"):
+        text = _environment().get_template(f"{template}.{kind}.j2").render(context, figures=figures)
+        write_atomically(folder / f"report.{kind}", text)
+    return folder / "report.html"
 
 
 def next_steps(document: Document, workdir: Path) -> list[tuple[str, str]]:
@@ -76,7 +99,10 @@ def next_steps(document: Document, workdir: Path) -> list[tuple[str, str]]:
     model = workdir / "saved_model" / shown["name"]
     test = [f"--dataset={shown['dataset']}", "--attacks=pgd100", "--restarts=5"]
     if document["attacks"]:
-        test.append(f"--eval_eps={formats.pixels(document['attacks'][0]['eps'])}")
+        norm = document["attacks"][0].get("norm", "linf")
+        test.append(f"--eval_eps={formats.length(document['attacks'][0]['eps'], norm)}")
+        if norm != "linf":
+            test.append(f"--eval_norm={norm}")
     steps = [
         (
             "Look at curves, images and hyperparameters in TensorBoard",
@@ -123,7 +149,7 @@ def _context(document: Document, workdir: Path) -> dict[str, Any]:
         "fresh": {key: sum(entry[key] for entry in fresh) for key in LEDGER_SUMS},
         "cached": len(ledger) - len(fresh),
         "settings": formats.flatten(document["settings"]),
-        "command": _command(document["command"]),
+        "command": command_line(document["command"]),
         "reached": {row["name"]: _reached(document, row) for row in rows},
         "next_steps": next_steps(document, workdir),
     }
@@ -136,7 +162,7 @@ def _reached(document: Document, row: dict) -> str:
     return formats.epochs(row["epochs_to_dense"])
 
 
-def _command(argv: list[str]) -> str:
+def command_line(argv: list[str]) -> str:
     """The command line; a bare argument list gets its program."""
     program = _PROGRAM if not argv or argv[0].startswith("-") else ()
     return _shell([*program, *argv])
@@ -174,12 +200,18 @@ def _environment() -> jinja2.Environment:
         "ratio": formats.ratio,
         "seconds": formats.seconds,
         "si": formats.si,
-        "pixels": formats.pixels,
+        "points": formats.points,
+        "p_value": formats.p_value,
+        "attack_words": attack_words,
+        "norms": norms,
         "typeset": typeset,
         "md": escape_markdown,
         "indented": _indented,
     }
-    environment.globals["interval"] = formats.interval
+    environment.globals |= {
+        "interval": formats.interval,
+        "point_interval": formats.point_interval,
+    }
     return environment
 
 
@@ -191,10 +223,21 @@ def escape_markdown(value: object) -> str:
 
 
 def typeset(text: str) -> str:
-    """Plain text with curly apostrophes, minus signs, and spaces that do not break before %."""
+    """Plain text with curly apostrophes and minus signs, with spaces that do not break
+    before %, in bounds and in p-values."""
     text = text.replace("'", "’").replace(" %", "\N{NO-BREAK SPACE}%")
     text = re.sub(r"(?<![\w.\-])-(?=\d)", "\N{MINUS SIGN}", text)
+    text = re.sub(r"\bp ([<=]) (?=\d)", "p\N{NO-BREAK SPACE}\\1\N{NO-BREAK SPACE}", text)
     return re.sub(r"(?<=\d), (?=[\d\N{MINUS SIGN}.]+\])", ",\N{NO-BREAK SPACE}", text)
+
+
+def norms(text: str) -> Markup:
+    """HTML of plain text in which ``l_inf radius`` and ``l_2 radius`` are typeset."""
+    signs = {"inf": "∞", "2": "2"}
+    html = str(escape(typeset(text)))
+    # A model may be called l_2 as well.
+    found = re.sub(r"\bl_(inf|2)(?= radius)", lambda m: f"l<sub>{signs[m[1]]}</sub>", html)
+    return Markup(found)
 
 
 def _indented(text: str) -> str:

@@ -31,6 +31,7 @@ from tf_lottery.errors import StoreError
 from tf_lottery.files import write_atomically
 from tf_lottery.reporting import formats
 from tf_lottery.reporting.intervals import wilson
+from tf_lottery.reporting.text import attack_problem
 
 FORMAT = 1
 RESULTS = "results.json"
@@ -272,6 +273,10 @@ def _first_problem(document: Document) -> str:
         missing = _missing(part, keys)
         if missing:
             return f"{where} lacks {missing}"
+    for i, attack in enumerate(document["attacks"]):
+        problem = attack_problem(attack)
+        if problem:
+            return f"attacks[{i}]: {problem}"
     if not document["rows"]:
         return "has no rows"
     names = [row["name"] for row in document["rows"]]

@@ -78,6 +78,42 @@ def styles(document: Document) -> dict[str, Style]:
     return result
 
 
+# Without yellow, which white paper swallows; three cycles of different lengths,
+# so that no two of a dozen series look the same.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333")
+_LINES: Any = (
+    "-",
+    (0, (6, 2)),
+    (0, (1.2, 1.6)),
+    (0, (7, 2, 1.5, 2)),
+    (0, (4, 1.5, 1, 1.5, 1, 1.5)),
+)
+_MARKERS = "os^DvPX*hp<>"
+_HATCHES = ("", "////", "....", "\\\\\\\\", "xxxx", "----", "++++", "oo")
+
+
+def series(names: Iterable[str]) -> dict[str, Style]:
+    """Name -> style, in order; for models that are of no ``kind``."""
+    return {
+        name: Style(
+            _COLORS[i % len(_COLORS)],
+            _LINES[i % len(_LINES)],
+            _MARKERS[i % len(_MARKERS)],
+            _HATCHES[i % len(_HATCHES)],
+        )
+        for i, name in enumerate(names)
+    }
+
+
+def readable(background: Any) -> str:
+    """Black or white, whichever contrasts more with ``background`` (WCAG 2.1 luminance)."""
+    channels = np.asarray(to_rgb(background))
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    luminance = float(linear @ (0.2126, 0.7152, 0.0722))
+    # (luminance + 0.05) / 0.05 against 1.05 / (luminance + 0.05)
+    return "black" if (luminance + 0.05) ** 2 > 0.05 * 1.05 else "white"
+
+
 def styled(draw: Callable[..., Any]) -> Callable[..., Any]:
     """Runs ``draw`` under our type sizes and colours, whatever the user's own are."""
 
@@ -99,11 +135,19 @@ def legend(figure: Figure, axes: Iterable[Axes], last: str | None = None) -> Non
         entries[last] = entries.pop(last)
     if entries:
         labels = [short(label, 36) for label in entries]
-        inches = sum(0.75 + 0.085 * len(label) for label in labels)
-        columns = math.ceil(len(labels) / math.ceil(inches / (WIDTH - 0.2)))
+        inches = [0.75 + 0.085 * len(label) for label in labels]
+        rows = math.ceil(sum(inches) / (WIDTH - 0.2))
+        columns = math.ceil(len(labels) / rows)
+        if rows > 1:  # a column is as wide as its longest label
+            columns = min(columns, max(1, int((WIDTH - 0.2) / max(inches))))
         figure.legend(
             entries.values(), labels, loc="outside upper center", ncols=columns, handlelength=3.2
         )
+
+
+def visible(label: str) -> str:
+    """The label, also where it begins with the underscore that matplotlib takes for "hide"."""
+    return f"\N{ZERO WIDTH SPACE}{label}" if label.startswith("_") else label
 
 
 def tint(color: Any) -> tuple[float, ...]:

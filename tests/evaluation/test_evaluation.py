@@ -6,7 +6,8 @@ import warnings
 import numpy as np
 import pytest
 
-import tf_lottery.evaluation
+import tf_lottery.evaluation.evaluator
+import tf_lottery.evaluation.packing
 from tf_lottery.config import AttackConfig, attack_from_name
 from tf_lottery.errors import UsageError
 from tf_lottery.evaluation import Evaluator, evaluate, logits_function
@@ -138,7 +139,9 @@ def test_an_attack_that_repairs_an_error_does_not_make_it_robust():
     one_step = AttackConfig("step", eps=0.1, steps=1, step_size=0.1)
     result = evaluate(narrow, x, np.array([1]), [one_step])
     assert result.correct.tolist() == [False]
-    assert result.predictions["step"].tolist() == [1]  # attacked, it happens to be right
+    assert result.predictions["step"].tolist() == [0]  # clean errors are not attacked
+    assert result.broken_by["step"].tolist() == ["clean"]
+    assert result.distances["step"].tolist() == [0]
     assert result.survived["step"].tolist() == [False]
     assert result.robust["step"] == 0
 
@@ -176,17 +179,17 @@ def test_results_do_not_depend_on_the_batch_size(tiny_network, tiny_data):
     np.testing.assert_array_equal(found[0], found[2])
 
 
-def test_everything_is_traced_once_over_padded_batches_and_calls():
+def test_nothing_is_traced_again_for_other_batches_calls_or_survivors():
     model = Linear(classes=3)
-    evaluator = Evaluator(model, [attack_from_name("pgd3"), attack_from_name("fgsm")], 10)
-    evaluator(images(23), np.zeros(23, int))
+    attacks = [attack_from_name(name) for name in ("pgd3", "fgsm", "autoattack")]
+    evaluator = Evaluator(model, attacks, 16)
+    answers = np.argmax(model.exact(images(50)), -1)
+    evaluator(images(50), answers)
     traced = len(model.traced)
-    assert set(model.traced) == {(10, 4, 4, 1)}
-    evaluator(images(9), np.zeros(9, int), seed=5)
+    assert set(model.traced) == {(None, 4, 4, 1)}
+    for count in (50, 9, 1):  # other batch sizes, other numbers of survivors
+        evaluator(images(count), answers[:count], seed=5)
     assert len(model.traced) == traced
-    assert evaluator._logits.experimental_get_tracing_count() == 1
-    for attacked in evaluator._attacked.values():
-        assert attacked.experimental_get_tracing_count() == 1
 
 
 def test_evaluator_sees_changed_weights(tiny_network, tiny_data):
@@ -290,9 +293,10 @@ def test_plain_saved_model_with_one_signature(tmp_path):
 
 
 def test_docstring_examples():
-    found = doctest.testmod(tf_lottery.evaluation)
+    found = doctest.testmod(tf_lottery.evaluation.evaluator)
     assert found.attempted >= 4
     assert found.failed == 0
+    assert doctest.testmod(tf_lottery.evaluation.packing) == (0, 1)
 
 
 def test_probabilities_instead_of_logits_are_warned_of():

@@ -1,0 +1,25 @@
+"""Checks of single settings, with messages that name the flag."""
+
+from __future__ import annotations
+
+import math
+
+from tf_lottery.errors import UsageError
+
+
+def choice(flag: str, value: str, choices) -> None:
+    """Raises ``UsageError`` unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise UsageError.unknown(flag, value, choices)
+
+
+def at_least(flag: str, value: float, low: float) -> None:
+    """Raises ``UsageError`` unless ``value`` is finite and ``low`` or more."""
+    if not (math.isfinite(value) and value >= low):
+        raise UsageError.bad_value(flag, value, f"{low:g} or more")
+
+
+def positive(flag: str, value: float) -> None:
+    """Raises ``UsageError`` unless ``value`` is finite and above 0."""
+    if not (math.isfinite(value) and value > 0):
+        raise UsageError.bad_value(flag, value, "more than 0")

@@ -1,0 +1,399 @@
+"""Clean accuracy and accuracy under attacks, example by example."""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from tf_lottery.attack_config import default_eps
+from tf_lottery.config import AttackConfig, attack_from_name, settings
+from tf_lottery.evaluation.checkpoint import Checkpoint, Progress
+from tf_lottery.evaluation.models import logits_function
+from tf_lottery.evaluation.packing import (
+    Cursor,
+    PackedAttack,
+    Passes,
+    Verdicts,
+    packed,
+    unit_pixels,
+)
+from tf_lottery.keras import tf
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracies as fractions of 1, with the flags they are means of.
+
+    Attributes:
+      natural: clean accuracy.
+      robust: accuracy by attack name.
+      labels: int (n,).
+      clean_predictions: int (n,).
+      predictions: by attack name, int (n,): the class of the attacked image. Images
+        that are wrong clean are not attacked.
+      correct: bool (n,): clean image classified correctly.
+      survived: by attack name, bool (n,): correct clean and under that attack.
+      seconds: by attack name and for ``natural``.
+      distances: by attack name, float32 (n,): length of the perturbation that broke an
+        image; 0 where it is wrong clean, NaN where it survived.
+      broken_by: by attack name, (n,) names of the part of a suite that broke an image;
+        ``clean`` where it is wrong already, empty where it survived.
+      passes: by attack name, then by part: images passed forward and back, seconds.
+    """
+
+    natural: float
+    robust: dict[str, float]
+    labels: np.ndarray
+    clean_predictions: np.ndarray
+    predictions: dict[str, np.ndarray]
+    correct: np.ndarray
+    survived: dict[str, np.ndarray]
+    seconds: dict[str, float] = field(default_factory=dict)
+    distances: dict[str, np.ndarray] = field(default_factory=dict)
+    broken_by: dict[str, np.ndarray] = field(default_factory=dict)
+    passes: dict[str, dict[str, Passes]] = field(default_factory=dict)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The examples as arrays for ``weights.write_arrays``, one entry an image.
+
+        ``label``, ``clean_prediction``, and for each attack ``prediction_<attack>``,
+        ``distance_<attack>`` and ``broken_by_<attack>``.
+        """
+        arrays = {"label": self.labels, "clean_prediction": self.clean_predictions}
+        for name in self.robust:
+            arrays[f"prediction_{name}"] = self.predictions[name]
+            arrays[f"distance_{name}"] = self.distances[name]
+            arrays[f"broken_by_{name}"] = self.broken_by[name]
+        return arrays
+
+
+class Evaluator:
+    """Compiled attacks on one model; call it again after changing the model's weights.
+
+    Args:
+      model: see ``logits_function``; it must take batches of any size.
+      attacks: configs, with distinct names.
+      batch_size: images of a full batch. Surviving images are packed into full batches;
+        the few sizes of the rest are rounded up, and nothing is traced twice.
+      jit_compile: XLA for the attacks (for accelerators).
+
+    Raises:
+      ValueError: two attacks of one name, or a model ``logits_function`` refuses.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        attacks: Sequence[AttackConfig] = (),
+        batch_size: int = 250,
+        jit_compile: bool = False,
+    ):
+        self._logits_fn = logits_function(model)
+        self._batch_size = batch_size
+        self._jit_compile = jit_compile
+        self._attacks = tuple(attacks)
+        names = [config.name for config in self._attacks]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise ValueError(f"two attacks are named {', '.join(sorted(twice))}")
+        self._logits: Callable | None = None
+        self._packed: dict[AttackConfig, PackedAttack] = {}
+        self._shape: tuple[int, ...] = ()
+
+    def __call__(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        seed: int = 0,
+        progress: bool = False,
+        checkpoint: Checkpoint | None = None,
+        identity: Mapping[str, Any] | None = None,
+        announce: Callable[[str], None] | None = None,
+    ) -> Evaluation:
+        """Evaluates on images.
+
+        Args:
+          x: (n, h, w, c), uint8 in [0, 255] or float in [0, 1].
+          y: int labels (n,).
+          seed: of random numbers, which are keyed by (seed, position in x): the same
+            for every batch size.
+          progress: show a bar.
+          checkpoint: written now and then, and after each attack; an evaluation that
+            was interrupted goes on from there.
+          identity: JSON that tells this model and these images from others; a checkpoint
+            of another evaluation is refused.
+          announce: told in a line of each attack, or part of a suite, that has ended.
+
+        Raises:
+          ValueError: no images, unequal lengths, pixels outside [0, 1], or labels
+            that are no class of the model.
+          StoreError: the checkpoint is damaged or of another evaluation.
+        """
+        x, y = _checked(x, y)
+        self._compile(x.shape[1:])
+        began = time.perf_counter()
+        clean, outputs = self._predict(x)
+        clean_passes = Passes(time.perf_counter() - began, len(y))
+        if y.max() >= outputs.shape[-1]:
+            raise ValueError(f"label {y.max()} for a model of {outputs.shape[-1]} classes")
+        if self._attacks and sums_to_one(outputs):
+            warnings.warn(
+                "the model's outputs look like probabilities: attacks need logits, "
+                "after a softmax their gradients vanish and robustness is overstated",
+                stacklevel=2,
+            )
+        who = {
+            "model": dict(identity or {}),
+            "attacks": [settings(attack) for attack in self._attacks],
+            "seed": seed,
+            "images": len(y),
+        }
+        known = checkpoint.read(who) if checkpoint is not None else None
+        if known is None:
+            known = Progress(clean, clean_passes)
+        run = _Run(x, y, seed, known, progress, checkpoint, who, announce)
+        for number, config in enumerate(self._attacks):
+            if number >= known.attack:
+                self._attack(run, config, outputs.shape[-1])
+        return _evaluation(y, known, self._attacks)
+
+    def _compile(self, image_shape: tuple[int, ...]) -> None:
+        if self._shape == image_shape:
+            return
+        spec = tf.TensorSpec([None, *image_shape], tf.float32)
+        self._shape, self._packed = image_shape, {}
+        # Clean and attacked images are judged by this one function.
+        self._logits = tf.function(self._logits_fn, input_signature=[spec])
+
+    def _predict(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Classes of all images, and the logits of the first batch."""
+        assert self._logits is not None
+        found, first = [], None
+        for rows, size in packed(len(x), self._batch_size):
+            images = unit_pixels(x[rows])
+            count = len(images)
+            if count < size:
+                images = np.concatenate([images, np.repeat(images[-1:], size - count, axis=0)])
+            logits = np.asarray(self._logits(images))[:count]
+            first = logits if first is None else first
+            found.append(np.argmax(logits, axis=-1).astype(np.int32))
+        assert first is not None
+        return np.concatenate(found), first
+
+    def _attack(self, run: _Run, config: AttackConfig, classes: int) -> None:
+        """All parts of one attack, from where the run's progress stands."""
+        known = run.known
+        name = config.name
+        known.verdicts.setdefault(name, Verdicts.before(known.clean, run.y))
+        passes = known.passes.setdefault(name, {})
+        verdicts = known.verdicts[name]
+        for part, component in enumerate(config.components):
+            if part < known.part:
+                continue
+            if component not in self._packed:
+                self._packed[component] = PackedAttack(
+                    component,
+                    self._logits_fn,
+                    self._shape,
+                    classes,
+                    self._batch_size,
+                    self._jit_compile,
+                )
+            attack = self._packed[component]
+            if known.cursor is None:
+                known.cursor = Cursor(np.flatnonzero(verdicts.standing))
+            used = passes.setdefault(component.name, Passes())
+            label = name if name == component.name else f"{name}: {component.name}"
+            with run.bar(label, attack, known.cursor, verdicts) as between:
+                attack.run(
+                    run.x,
+                    run.y,
+                    run.seed,
+                    verdicts,
+                    part,
+                    known.cursor,
+                    used,
+                    lambda images: self._predict(images)[0],
+                    between,
+                )
+            known.part, known.cursor = part + 1, None
+            run.finished(label, verdicts, used)
+        known.attack, known.part = known.attack + 1, 0
+        run.save()
+
+
+@dataclass
+class _Run:
+    """One call of an ``Evaluator``."""
+
+    x: np.ndarray
+    y: np.ndarray
+    seed: int
+    known: Progress
+    progress: bool
+    checkpoint: Checkpoint | None
+    identity: dict[str, Any]
+    announce: Callable[[str], None] | None
+
+    def save(self) -> None:
+        if self.checkpoint is not None:
+            self.checkpoint.write(self.known, self.identity)
+
+    def bar(self, label: str, attack: PackedAttack, cursor: Cursor, verdicts: Verdicts) -> _Bar:
+        return _Bar(self, label, attack, cursor, verdicts)
+
+    def finished(self, label: str, verdicts: Verdicts, used: Passes) -> None:
+        if self.announce is not None:
+            self.announce(
+                f"{label}: {int(verdicts.standing.sum()):,} of {len(self.y):,} images standing, "
+                f"{used.seconds:.1f} s"
+            )
+
+
+class _Bar:
+    """Progress of one part of an attack; what it yields is called between iterations."""
+
+    def __init__(
+        self, run: _Run, label: str, attack: PackedAttack, cursor: Cursor, verdicts: Verdicts
+    ):
+        self._run, self._verdicts = run, verdicts
+        self._each, self._size = attack.iterations, attack.pool_size()
+        pools = -(-len(cursor.began_with) // self._size)
+        self._bar = tqdm(
+            desc=label,
+            total=pools * self._each,
+            unit="it",
+            disable=None if run.progress else True,  # None: only on a terminal
+            leave=False,
+            file=sys.stderr,
+        )
+
+    def __enter__(self) -> Callable[[Cursor, int], None]:
+        return self._between
+
+    def __exit__(self, *_) -> None:
+        self._bar.close()
+
+    def _between(self, cursor: Cursor, iterations: int) -> None:
+        self._bar.n = cursor.pool // self._size * self._each + iterations
+        standing = int(self._verdicts.standing.sum())
+        self._bar.set_postfix_str(f"{standing:,} of {len(self._run.y):,} images standing")
+        if self._run.checkpoint is not None and self._run.checkpoint.due():
+            self._run.save()
+
+
+def _evaluation(y: np.ndarray, known: Progress, attacks: Sequence[AttackConfig]) -> Evaluation:
+    correct = known.clean == y
+    broken_by = {}
+    for config in attacks:
+        names = np.array([part.name for part in config.components] + [""])
+        by = names[known.verdicts[config.name].broken_by]  # -1 is the empty one
+        broken_by[config.name] = np.where(correct, by, "clean")
+    verdicts = {config.name: known.verdicts[config.name] for config in attacks}
+    seconds = {
+        name: sum(part.seconds for part in parts.values()) for name, parts in known.passes.items()
+    }
+    return Evaluation(
+        natural=float(correct.mean()),
+        robust={name: float(found.standing.mean()) for name, found in verdicts.items()},
+        labels=y,
+        clean_predictions=known.clean,
+        predictions={
+            name: np.where(found.standing, y, found.prediction) for name, found in verdicts.items()
+        },
+        correct=correct,
+        survived={name: found.standing for name, found in verdicts.items()},
+        seconds={"natural": known.clean_passes.seconds, **seconds},
+        distances={name: found.distance for name, found in verdicts.items()},
+        broken_by=broken_by,
+        passes={"natural": {"natural": known.clean_passes}, **known.passes},
+    )
+
+
+def evaluate(
+    model: Any,
+    x: np.ndarray,
+    y: np.ndarray,
+    attacks: Sequence[str | AttackConfig] = ("pgd20",),
+    *,
+    eps: float | None = None,
+    step_size: float | None = None,
+    random_start: bool = True,
+    restarts: int = 1,
+    norm: str = "linf",
+    batch_size: int = 250,
+    seed: int = 0,
+    progress: bool = False,
+) -> Evaluation:
+    """Clean accuracy and accuracy under each attack.
+
+    Args:
+      model: a ``tf_keras`` model, a loaded SavedModel, or ``images -> logits``.
+      x: (n, h, w, c), uint8 in [0, 255] or float in [0, 1].
+      y: int labels (n,).
+      attacks: ``AttackConfig`` or names (``fgsm``, ``pgd20``, ``autoattack``, ...); the next
+        five arguments fill in the names (see ``config.attack_from_name``).
+      eps: radius on [0, 1] pixels; ``None`` means 8/255 for l_inf and 0.5 for l_2.
+      step_size: ``None`` means eps / 4.
+      random_start: start at a random point of the ball.
+      restarts: the worst of so many tries counts.
+      norm: ``linf`` or ``l2``.
+      batch_size: images a batch.
+      seed: root of the random numbers.
+      progress: show a bar.
+
+    Returns:
+      ``Evaluation``.
+
+    Raises:
+      UsageError: unknown attack or bad setting.
+      ValueError: no images, unequal lengths, pixels outside [0, 1], labels that are no
+        class of the model, attacks of one name, half precision.
+
+    Warns:
+      UserWarning: the model gives probabilities instead of logits.
+
+    Example:
+      >>> import numpy as np
+      >>> images = np.random.default_rng(0).random((4, 2, 2, 1)).astype("float32")
+      >>> constant = lambda x: tf.one_hot(tf.ones_like(x[:, 0, 0, 0], tf.int32), 3)
+      >>> evaluate(constant, images, np.array([1, 1, 0, 2]), attacks=[]).natural
+      0.5
+    """
+    if eps is None:
+        eps = default_eps(norm)
+    configs = [
+        attack
+        if isinstance(attack, AttackConfig)
+        else attack_from_name(attack, eps, step_size, random_start, restarts, norm)
+        for attack in attacks
+    ]
+    return Evaluator(model, configs, batch_size)(x, y, seed, progress)
+
+
+def sums_to_one(outputs: np.ndarray) -> bool:
+    """Whether all outputs (n, classes) look like probabilities."""
+    return bool(np.all(outputs >= 0) and np.allclose(outputs.sum(axis=-1), 1, atol=1e-3))
+
+
+def _checked(x, y) -> tuple[np.ndarray, np.ndarray]:
+    x, y = np.asarray(x), np.asarray(y)
+    if len(x) != len(y) or not len(x) or x.ndim != 4 or y.ndim != 1:
+        raise ValueError(
+            f"images of shape {x.shape} and labels of shape {y.shape}; "
+            "(n, height, width, channels) and (n,) with n > 0 are needed"
+        )
+    if not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
+        raise ValueError(f"labels are {y.dtype} from {y.min()}; class numbers from 0 are needed")
+    if x.dtype != np.uint8:
+        x = x.astype(np.float32)
+        if not (x.min() >= 0 and x.max() <= 1):  # false for NaN too
+            raise ValueError(f"pixels in [{x.min()}, {x.max()}]; [0, 1] is needed")
+    return x, y.astype(np.int32)
