@@ -146,6 +146,7 @@ def _pictures(chosen: list[Entry], workshop: Workshop, workdir: Path) -> None:
             "eps": np.array(attack.eps),
             "model": np.array(shown.kind),
             "attack": np.array(attack.name),
+            "norm": np.array(attack.norm),
         },
     )
 

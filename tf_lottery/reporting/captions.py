@@ -105,12 +105,15 @@ def _pictures(pictures: dict[str, np.ndarray]) -> Caption:
     origin = ""
     if "attack" in pictures and "model" in pictures:
         origin = f"{pictures['attack']} against {pictures['model']}. "
+    limit = f"No pixel changes by more than {formats.pixels(eps)}"
+    if str(pictures.get("norm", "linf")) == "l2":
+        limit = f"The change of an image has an l_2 length of at most {eps:.4g}"
     facts = f"{right} of {count} are classified correctly when clean, {held} when attacked"
     return Caption(
         "Adversarial examples.",
         f"{origin}The first {count} of the stored pictures, not a selection: above each its "
-        f"true class, below it the prediction (✓ right, ✗ wrong); {facts}. No pixel changes by "
-        f"more than {formats.pixels(eps)}; the last row shows the change "
+        f"true class, below it the prediction (✓ right, ✗ wrong); {facts}. {limit}; the last row "
+        "shows the change "
         f"{amplification(eps):g} times enlarged around grey.",
         f"Grid of {count} images, clean and attacked, with predictions: {facts}.",
     )
