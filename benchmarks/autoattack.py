@@ -275,7 +275,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=250, help="of both sides")
     parser.add_argument("--models", default=",".join(OBJECTIVES), help="of the digits")
     parser.add_argument("--attacks", default=",".join((*PARTS, SUITE)))
-    parser.add_argument("--eps", type=Fraction, default=Fraction(EPS), help="such as 8/255")
+    parser.add_argument("--eps", type=Fraction, default=Fraction(str(EPS)), help="such as 8/255")
     parser.add_argument("--model_path", help="a training stage of a store or a .keras file")
     parser.add_argument("--dataset", default="digits", help="of --model_path")
     parser.add_argument("--data_dir", help="where tensorflow-datasets keeps its sets")

@@ -91,6 +91,7 @@ USAGE = [
     ),
     (["--attacks=cw_l2"], "--attacks", "linf", "--eval_norm=l2"),
     (["--eval_norm=l1"], "--eval_norm", "l1", "l2"),
+    (["--eval_step_size=0"], "--eval_step_size", "0", "more than 0"),
     (["--eval_norm=l2", "--eval_eps=-1"], "--eval_eps", "-1", "0 or more"),
     (["--mode=evaluate", "--model_path=.", "--analysis_images=-1"], "--analysis_images", "-1", "0"),
     (["--mode=evaluate", "--model_path=.", "--eval_batch_size=-1"], "--eval_batch_size", "-1", "0"),

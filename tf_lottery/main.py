@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain(error)
         return error.exit_code
     except KeyboardInterrupt:
-        _complain("interrupted; the same command goes on from the last finished epoch")
+        _complain("interrupted; the same command goes on where it was saved last")
         return 130
     except BrokenPipeError:
         return 141

@@ -60,9 +60,10 @@ def _check_attack_options(
     check_eps("eps", eps)
     if eval_eps is not None:
         check_eps("eval_eps", eval_eps, eval_norm)
-    for flag, step in (("step_size", step_size), ("eval_step_size", eval_step_size)):
-        if step is not None and not 0 <= step < math.inf:
-            raise UsageError.bad_value(flag, step, "0 or more")
+    if step_size is not None and not 0 <= step_size < math.inf:
+        raise UsageError.bad_value("step_size", step_size, "0 or more")
+    if eval_step_size is not None and not 0 < eval_step_size < math.inf:
+        raise UsageError.bad_value("eval_step_size", eval_step_size, "more than 0")
     for flag, count in (("steps", steps), ("restarts", restarts)):
         if count < 1:
             raise UsageError.bad_value(flag, count, "1 or more")

@@ -121,7 +121,7 @@ def test_the_eps_curve_is_the_accuracy_at_each_radius(examples, norm):
     assert accuracy[0] == 1  # all images are right when clean
     half_eps = attack_from_name("pgd10", eps / 2, norm=norm)
     assert accuracy[2] == evaluate(curved, x, y, [half_eps], seed=4).robust["pgd10"]
-    assert rises(radii, accuracy) == []
+    assert rises(radii, accuracy, len(x)) == []
     assert accuracy[-1] < 0.2
 
 
@@ -137,8 +137,10 @@ def test_the_steps_curve_is_pgd_with_so_many_steps(examples):
 
 def test_rises_by_hand():
     assert doctest.testmod(tf_lottery.evaluation.curves) == (0, 1)
-    assert rises([0, 1, 2], [0.5, 0.4, 0.409]) == []  # less than a point
-    assert rises([0, 1, 2, 3], [0.5, 0.2, 0.3, 0.4]) == [[1, 2, 0.1], [1, 3, 0.2]]
+    assert rises([0, 1, 2], [0.5, 0.4, 0.409], 1000) == []  # less than a point
+    assert rises([0, 1, 2, 3], [0.5, 0.2, 0.3, 0.4], 1000) == [[1, 2, 0.1], [1, 3, 0.2]]
+    assert rises([0, 1], [0.5, 0.54], 50) == []  # two images
+    assert rises([0, 1], [0.5, 0.56], 50) == [[0, 1, 0.06]]
 
 
 def test_transfer_by_hand(examples):

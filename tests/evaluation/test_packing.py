@@ -61,7 +61,7 @@ def test_the_driver_and_the_plain_attack_agree(examples):
         assert 0 < expected.mean() < clean.mean()
 
 
-@pytest.mark.parametrize("name", ["apgd_ce", "square100"])
+@pytest.mark.parametrize("name", ["apgd_ce", "square100", "fab_t"])
 def test_the_batch_size_does_not_matter(examples, name):
     x, y = examples
     found = [
@@ -70,6 +70,8 @@ def test_the_batch_size_does_not_matter(examples, name):
     for other in found[1:]:
         assert (other.survived[name] == found[0].survived[name]).all()
         np.testing.assert_allclose(other.distances[name], found[0].distances[name], atol=1e-6)
+    if name == "fab_t":  # nothing about it is random
+        return
     reseeded = evaluate(curved, x, y, [short(name, 30)], batch_size=32, seed=2)
     assert not np.array_equal(reseeded.distances[name], found[1].distances[name], equal_nan=True)
 
@@ -189,6 +191,45 @@ def test_a_killed_evaluation_goes_on_where_it_was(examples, tmp_path, writes, mo
         done, expected = resumed.passes[name][name], whole.passes[name][name]
         assert done.forward_passes == expected.forward_passes
         assert done.input_gradient_passes == expected.input_gradient_passes
+
+
+@pytest.mark.parametrize("writes", [2, 6])
+def test_another_batch_size_may_go_on(examples, tmp_path, writes):
+    """Who has had which tries does not depend on the size of a pool."""
+    x, y = examples
+    attacks = [short("pgd3", 3, restarts=4), short("fab_t", 6), short("square300", 60)]
+    whole = Evaluator(curved, attacks, 8)(x, y, seed=2)
+    path = tmp_path / "progress.npz"
+    with pytest.raises(KilledError):
+        Evaluator(curved, attacks, 8)(x, y, seed=2, checkpoint=Stopping(path, writes))
+    resumed = Evaluator(curved, attacks, 70)(x, y, seed=2, checkpoint=Checkpoint(path))
+    for name in whole.robust:
+        np.testing.assert_array_equal(resumed.survived[name], whole.survived[name])
+        np.testing.assert_allclose(resumed.distances[name], whole.distances[name], atol=1e-5)
+
+
+def test_no_number_is_no_answer(examples):
+    """NaN on attacked images counts as broken, on clean ones it is an error."""
+    x, y = examples
+
+    def nan_off_the_grid(images):
+        off = tf.reduce_max(tf.abs(images * 100 - tf.round(images * 100)), (1, 2, 3)) > 1e-3
+        return tf.where(off[:, None], float("nan"), curved(images))
+
+    x = np.round(x * 100).astype("float32") / np.float32(100)
+    y = np.where(np.arange(len(y)) < 60, np.argmax(curved(x), 1), 0)
+    found = evaluate(nan_off_the_grid, x, y, [short("pgd5", 5), short("apgd_ce", 5)], eps=EPS)
+    assert found.natural > 0.8
+    assert set(found.robust.values()) == {0.0}
+    assert (found.predictions["pgd5"][found.correct] == -1).all()
+    with pytest.raises(ValueError, match="NaN for 70 of the clean images"):
+        evaluate(lambda images: curved(images) * float("nan"), x, y, [])
+
+
+def test_outputs_that_are_no_rows_of_logits_are_refused(examples):
+    x, y = examples
+    with pytest.raises(ValueError, match=r"shape \(70, 1, 5\).*logits are needed"):
+        evaluate(lambda images: curved(images)[:, None], x, y, [])
 
 
 def settings_of(attacks):

@@ -54,6 +54,21 @@ def test_names_tell_models_apart_and_a_copy_has_the_same_digest(exported, tmp_pa
         load_models([copy, tmp_path / "other" / ".." / "other" / "dense"])
 
 
+def test_names_keep_what_follows_a_dot_and_results_inside_a_model_do_not_change_it(
+    exported, tmp_path
+):
+    import shutil
+
+    paths = [tmp_path / f"net-{eps}" for eps in (0.5, 0.9)]
+    for path in paths:
+        shutil.copytree(exported / "saved_model" / "dense", path)
+    (paths[0] / "evaluation").mkdir()
+    (paths[0] / "evaluation" / "progress.npz").write_bytes(b"something")
+    found = load_models(paths)
+    assert [model.name for model in found] == ["net-0.5", "net-0.9"]
+    assert found[0].digest == found[1].digest
+
+
 def test_a_work_directory_without_models_is_told(tmp_path):
     (tmp_path / "results.json").write_text("{}")
     with pytest.raises(UsageError, match="SavedModels"):

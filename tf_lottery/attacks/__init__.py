@@ -104,10 +104,10 @@ def make_attack(
       an integer or int32 (2,), which key examples by their place in the batch, or
       int32 (batch, 2), one seed per example, which makes the result independent of
       batch size and order. ``x_adv`` is like ``x``, within eps of it and within
-      [0, 1], with no gradient. Where an attack found nothing it is the point of the
-      highest loss, or ``x`` itself (``fab``, ``cw_l2``). Cost of PGD: a forward and an
-      input-gradient pass a step and restart, and one more forward a restart if there
-      are several.
+      [0, 1], with no gradient. Where an attack found nothing it is the last iterate (PGD,
+      MIM), the point of the highest loss, or ``x`` itself (``fab``, ``cw_l2``). Cost of
+      PGD: a forward and an input-gradient pass a step and restart, and one more forward
+      a restart if there are several.
 
     Raises:
       UsageError: unknown name or value out of range.

@@ -31,7 +31,6 @@ class CarliniWagnerL2(Procedure):
     ``attacks.fab.verdict``: they know no eps.
     """
 
-    minimal = True
     start_cost = (1, 0)
     step_cost = (1, 1)
 
@@ -90,6 +89,8 @@ class CarliniWagnerL2(Procedure):
         wrong = is_wrong(logits, y)
         distance = length(image - x, "l2")
         nearer = wrong & (distance < state["distance"])
+        if self.stop_when_broken:  # the first inside the ball, whatever others still do
+            nearer &= ~state["broken"]
         closest = tf.where(nearer[:, None, None, None], image, state["closest"])
         distance = tf.where(nearer, distance, state["distance"])
 

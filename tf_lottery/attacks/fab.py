@@ -53,7 +53,6 @@ class FastAdaptiveBoundary(Procedure):
     for each wrong class; ``step_cost`` knows that number once ``tries`` was called.
     """
 
-    minimal = True
     start_cost = (1, 0)
     step_cost = (2, 1)
 
@@ -113,6 +112,8 @@ class FastAdaptiveBoundary(Procedure):
         wrong = is_wrong(logits_fn(moved), y)
         distance = length(moved - x, norm)
         nearer = wrong & (distance < state["distance"])
+        if self.stop_when_broken:  # the first inside the ball, whatever others still do
+            nearer &= ~state["broken"]
         closest = tf.where(nearer[:, None, None, None], moved, state["closest"])
         distance = tf.where(nearer, distance, state["distance"])
         back = x + _BETA * (moved - x)

@@ -33,7 +33,7 @@ class ProjectedGradient(Procedure):
 
     def stop_after(self, first: int) -> int:
         """Nothing is known to be broken before the end; stops serve to save work."""
-        return min(self.length, first + 20)
+        return min(self.length, first + 5)
 
     def start(self, logits_fn, x, y, seeds, attempt):
         """See ``Procedure``."""
@@ -66,6 +66,7 @@ class ProjectedGradient(Procedure):
         )
         state = dict(state)
         if config.method == "mim":
+            gradient = tf.where(tf.math.is_finite(gradient), gradient, 0.0)
             mean = tf.reduce_mean(tf.abs(gradient), axis=(1, 2, 3), keepdims=True)
             gradient = config.decay * state["momentum"] + gradient / tf.maximum(mean, _TINY)
             state["momentum"] = gradient

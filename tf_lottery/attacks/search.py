@@ -51,7 +51,7 @@ class Square(Procedure):
 
     def stop_after(self, first: int) -> int:
         """Often at first, when the windows are large and most breaks."""
-        return min(self.length, first + (10 if first < 50 else 50 if first < 500 else 250))
+        return min(self.length, first + (10 if first < 50 else 50 if first < 500 else 100))
 
     def start(self, logits_fn, x, y, seeds, attempt):
         """See ``Procedure``."""

@@ -67,7 +67,12 @@ class Checkpoint:
             for column, values in vars(verdicts).items():
                 arrays[f"verdicts/{name}/{column}"] = values
         if cursor is not None:
-            position["cursor"] = [cursor.pool, cursor.attempt, cursor.first]
+            position["cursor"] = [
+                cursor.pool,
+                cursor.attempt,
+                cursor.first,
+                cursor.size,
+            ]
             arrays |= {"began_with": cursor.began_with, "active": cursor.active}
             arrays |= {f"state/{name}": values for name, values in cursor.state.items()}
         head = {
@@ -118,13 +123,13 @@ def _progress(arrays: dict[str, np.ndarray], head: dict[str, Any]) -> Progress:
     position = head["position"]
     cursor = None
     if "cursor" in position:
-        pool, attempt, first = position["cursor"]
+        pool, attempt, first, size = position["cursor"]
         state = {
             name.removeprefix("state/"): values
             for name, values in arrays.items()
             if name.startswith("state/")
         }
-        cursor = Cursor(arrays["began_with"], pool, attempt, first, arrays["active"], state)
+        cursor = Cursor(arrays["began_with"], pool, attempt, first, arrays["active"], state, size)
     return Progress(
         clean=arrays["clean"],
         clean_passes=Passes(**head["clean_passes"]),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tf_lottery.attacks import make_procedure
+from tf_lottery.attacks.procedure import is_wrong
 from tf_lottery.config import AttackConfig
 from tf_lottery.evaluation.evaluator import Evaluator
 from tf_lottery.evaluation.packing import packed, unit_pixels
@@ -16,7 +17,8 @@ from tf_lottery.keras import tf
 
 MULTIPLES = (0, 0.25, 0.5, 0.75, 1, 1.5, 2, 4)  # of the reference eps
 STEPS = (1, 2, 5, 10, 20, 50, 100)
-TOLERANCE = 0.01  # a rise of more than this share of the images is no rounding
+_TOLERANCE = 0.01  # a rise of more than this share of the images is no rounding
+_FEW = 2.5  # images, nor is one of more than so many
 
 
 def eps_curve(
@@ -75,7 +77,7 @@ def steps_curve(
     )
     def right_after(images, labels, seeds):
         def right(at):
-            return tf.argmax(logits_fn(at), -1, output_type=tf.int32) == labels
+            return ~is_wrong(logits_fn(at), labels)
 
         state = procedure.start(logits_fn, images, labels, seeds, 0)
         flags, before = [right(images)], 0
@@ -95,21 +97,31 @@ def steps_curve(
     return list(STEPS), [float(share) for share in (flags[1:] & flags[0]).mean(axis=1)]
 
 
-def rises(values: Sequence[float], accuracy: Sequence[float]) -> list[list[float]]:
-    """Where accuracy rises though the attack became stronger, by more than ``TOLERANCE``.
+def more_than_chance(share: float, images: int) -> float:
+    """``share``, or that of two and a half images if it is larger."""
+    return max(share, _FEW / images)
+
+
+def rises(values: Sequence[float], accuracy: Sequence[float], images: int) -> list[list[float]]:
+    """Where accuracy rises though the attack became stronger, by more than rounding.
+
+    Args:
+      values: radii or steps, growing.
+      accuracy: robust accuracy at each.
+      images: that these are shares of. More than 1 % of them, and than two, have to rise.
 
     Returns:
       ``[from, to, share gained]`` for each value whose accuracy exceeds the lowest
       before it.
 
     Example:
-      >>> rises([1, 2, 5, 10], [0.5, 0.3, 0.35, 0.2])
+      >>> rises([1, 2, 5, 10], [0.5, 0.3, 0.35, 0.2], images=1000)
       [[2, 5, 0.05]]
     """
     found = []
     for i in range(1, len(values)):
         lowest = min(range(i), key=lambda j: accuracy[j])
         gain = accuracy[i] - accuracy[lowest]
-        if gain > TOLERANCE:
+        if gain > more_than_chance(_TOLERANCE, images):
             found.append([values[lowest], values[i], round(gain, 12)])
     return found

@@ -17,7 +17,7 @@ import numpy as np
 from tf_lottery.attacks.losses import cross_entropy
 from tf_lottery.attacks.procedure import value_and_gradient
 from tf_lottery.config import AttackConfig, attack_from_name
-from tf_lottery.evaluation.curves import rises, steps_curve
+from tf_lottery.evaluation.curves import more_than_chance, rises, steps_curve
 from tf_lottery.evaluation.evaluator import Evaluation, Evaluator, sums_to_one
 from tf_lottery.evaluation.models import half_precision_operations, logits_function
 from tf_lottery.evaluation.packing import packed, unit_pixels
@@ -108,11 +108,11 @@ def _checks(
     left = found.survived["far"].mean()
     yield Check(
         "unbounded_attack",
-        "warn" if left > _LEFT else "pass",
+        "warn" if left > more_than_chance(_LEFT, len(y)) else "pass",
         f"With a radius that allows any image, PGD-50 leaves {left:.1%} of the images standing"
         + (
             ": it cannot even turn one class into another, so its gradients lead nowhere."
-            if left > _LEFT
+            if left > more_than_chance(_LEFT, len(y))
             else "."
         ),
         float(left),
@@ -121,7 +121,7 @@ def _checks(
     yield _probabilities(outputs)
     yield _randomness(outputs, again)
     yield _half_precision(logits_fn, x.shape[1:])
-    yield _curve(eps_accuracy)
+    yield _curve(eps_accuracy, len(y))
 
 
 def _zero_gradients(logits_fn, x, y, right: np.ndarray, batch_size: int) -> Check:
@@ -152,7 +152,7 @@ def _zero_gradients(logits_fn, x, y, right: np.ndarray, batch_size: int) -> Chec
         f"The gradient of the cross-entropy is exactly zero in every pixel for {vanished:.1%} of "
         f"the correctly classified images, and in {share.mean():.1%} of all their pixels"
     )
-    if vanished > _ZERO_GRADIENTS:
+    if vanished > more_than_chance(_ZERO_GRADIENTS, len(y)):
         return Check(
             "zero_gradients",
             "warn",
@@ -174,9 +174,10 @@ def _black_box(found: Evaluation) -> Check:
     fell = ~found.survived["square"] | ~found.survived["noise"]
     only = float((found.survived["pgd"] & found.survived["margin"] & fell).mean())
     value = max(beaten, only)
-    if value <= _BLACK_BOX_ONLY:
+    most = more_than_chance(_BLACK_BOX_ONLY, len(found.labels))
+    if value <= most:
         return Check("black_box_beats_gradients", "pass", f"{figures}.", value)
-    if beaten > _BLACK_BOX_ONLY:
+    if beaten > most:
         why = "attacks that use no gradient do better than one that does"
     else:
         why = f"{only:.1%} of the images fall only to the two that use no gradient"
@@ -190,9 +191,9 @@ def _black_box(found: Evaluation) -> Check:
 
 def _stronger(logits_fn, found, x, y, attack: AttackConfig, seed, batch_size) -> Check:
     steps, accuracy = steps_curve(logits_fn, x, y, attack, seed, batch_size)
-    up = rises(steps, accuracy)
+    up = rises(steps, accuracy, len(y))
     once, five = found.robust["pgd"], found.robust["restarts"]
-    up_restarts = rises([1, 5], [once, five])
+    up_restarts = rises([1, 5], [once, five], len(y))
     figures = (
         f"From 1 to {steps[-1]} steps of PGD accuracy goes from {accuracy[0]:.1%} to "
         f"{accuracy[-1]:.1%}, from 1 to 5 restarts of PGD-20 from {once:.1%} to {five:.1%}"
@@ -258,10 +259,11 @@ def _half_precision(logits_fn, image_shape) -> Check:
     return Check("half_precision", "pass", "All computing is in float32 or wider.", 0.0)
 
 
-def _curve(eps_accuracy) -> Check:
+def _curve(eps_accuracy, images: int) -> Check:
     if eps_accuracy is None:
         return Check("eps_curve", "skipped", "No curve over eps was measured.")
-    up = rises(*eps_accuracy)
+    radii, accuracy = eps_accuracy
+    up = rises(radii, accuracy, images)
     if up:
         places = [f"by {100 * g:.1f} points from eps {a:.4g} to {b:.4g}" for a, b, g in up]
         return Check(

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from tf_lottery.attack_config import default_eps
 from tf_lottery.config import AttackConfig, attack_from_name, settings
 from tf_lottery.evaluation.checkpoint import Checkpoint, Progress
-from tf_lottery.evaluation.models import logits_function
+from tf_lottery.evaluation.models import full_float32, logits_function, predicted_classes
 from tf_lottery.evaluation.packing import (
     Cursor,
     PackedAttack,
@@ -42,7 +42,9 @@ class Evaluation:
       survived: by attack name, bool (n,): correct clean and under that attack.
       seconds: by attack name and for ``natural``.
       distances: by attack name, float32 (n,): length of the perturbation that broke an
-        image; 0 where it is wrong clean, NaN where it survived.
+        image; 0 where it is wrong clean, NaN where it survived. An image leaves with the
+        first perturbation inside the ball, which for ``fab`` and ``cw_l2`` is not the
+        smallest they could find: ``make_attack`` gives that.
       broken_by: by attack name, (n,) names of the part of a suite that broke an image;
         ``clean`` where it is wrong already, empty where it survived.
       passes: by attack name, then by part: images passed forward and back, seconds.
@@ -132,17 +134,24 @@ class Evaluator:
           announce: told in a line of each attack, or part of a suite, that has ended.
 
         Raises:
-          ValueError: no images, unequal lengths, pixels outside [0, 1], or labels
-            that are no class of the model.
+          ValueError: no images, unequal lengths, pixels outside [0, 1], labels that are
+            no class of the model, outputs that are not (batch, classes), NaN for a clean
+            image. (NaN for an attacked image counts as broken, with prediction -1.)
           StoreError: the checkpoint is damaged or of another evaluation.
         """
         x, y = _checked(x, y)
+        with full_float32():
+            return self._evaluate(x, y, seed, progress, checkpoint, identity, announce)
+
+    def _evaluate(self, x, y, seed, progress, checkpoint, identity, announce) -> Evaluation:
         self._compile(x.shape[1:])
         began = time.perf_counter()
         clean, outputs = self._predict(x)
         clean_passes = Passes(time.perf_counter() - began, len(y))
         if y.max() >= outputs.shape[-1]:
             raise ValueError(f"label {y.max()} for a model of {outputs.shape[-1]} classes")
+        if (clean < 0).any():
+            raise ValueError(f"the model gives NaN for {(clean < 0).sum()} of the clean images")
         if self._attacks and sums_to_one(outputs):
             warnings.warn(
                 "the model's outputs look like probabilities: attacks need logits, "
@@ -183,7 +192,7 @@ class Evaluator:
                 images = np.concatenate([images, np.repeat(images[-1:], size - count, axis=0)])
             logits = np.asarray(self._logits(images))[:count]
             first = logits if first is None else first
-            found.append(np.argmax(logits, axis=-1).astype(np.int32))
+            found.append(predicted_classes(logits))
         assert first is not None
         return np.concatenate(found), first
 
@@ -335,13 +344,13 @@ def evaluate(
     """Clean accuracy and accuracy under each attack.
 
     Args:
-      model: a ``tf_keras`` model, a loaded SavedModel, or ``images -> logits``.
+      model: a Keras model of either version, a loaded SavedModel, or ``images -> logits``.
       x: (n, h, w, c), uint8 in [0, 255] or float in [0, 1].
       y: int labels (n,).
       attacks: ``AttackConfig`` or names (``fgsm``, ``pgd20``, ``autoattack``, ...); the next
         five arguments fill in the names (see ``config.attack_from_name``).
       eps: radius on [0, 1] pixels; ``None`` means 8/255 for l_inf and 0.5 for l_2.
-      step_size: ``None`` means eps / 4.
+      step_size: ``None`` means eps / 4, for MIM eps divided by its steps.
       random_start: start at a random point of the ball.
       restarts: the worst of so many tries counts.
       norm: ``linf`` or ``l2``.

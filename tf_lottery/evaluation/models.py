@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
+
+import numpy as np
 
 from tf_lottery.keras import keras, tf
 from tf_lottery.types import LogitsFn
@@ -38,6 +41,32 @@ def logits_function(model: Any) -> LogitsFn:
     if not callable(model):
         raise ValueError(f"{type(model).__name__} is neither a model nor a function of images")
     return lambda x: tf.cast(model(x), tf.float32)
+
+
+def predicted_classes(logits: Any) -> np.ndarray:
+    """int32 (batch,): the class of the largest logit; -1, no class, where one is NaN.
+
+    Raises:
+      ValueError: not one row of logits an image.
+    """
+    logits = np.asarray(logits)
+    if logits.ndim != 2:
+        raise ValueError(
+            f"the model gives outputs of shape {logits.shape}; (batch, classes) logits are needed"
+        )
+    unknown = np.isnan(logits).any(axis=-1)
+    return np.where(unknown, -1, np.argmax(logits, axis=-1)).astype(np.int32)
+
+
+@contextlib.contextmanager
+def full_float32() -> Iterator[None]:
+    """Products in float32 as they are written: GPUs may otherwise round to TensorFloat-32."""
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
 
 
 def _keras_layers(model: Any) -> Iterable[Any] | None:

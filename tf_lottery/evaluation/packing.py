@@ -20,7 +20,8 @@ from tf_lottery.keras import tf
 from tf_lottery.types import LogitsFn
 
 _SMALLEST = 8  # images; below it a batch costs about as much as this one
-_POOL_BYTES = 2**28  # of attack state kept at a time
+_POOL_BYTES = 2**28  # of attack state kept at a time, unless a single batch needs more
+_POOL_BATCHES = 8  # under way at a time: what a kill can cost is a few iterations of these
 _TOLERANCE = 1e-5  # on lengths and pixels, of float32 sums over an image
 
 
@@ -44,6 +45,8 @@ class Cursor:
 
     Attributes:
       pool: first of the examples (in the order of those it began with) under way.
+      size: how many these are; 0 before they are chosen. Kept, because another batch
+        size after an interruption must not change who has had which tries.
       attempt: number of the try.
       first: the next iteration; 0 with an empty ``state`` means that the try has not begun.
       began_with: int (k,), the examples that stood when the attack began.
@@ -57,6 +60,7 @@ class Cursor:
     first: int = 0
     active: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     state: dict[str, np.ndarray] = field(default_factory=dict)
+    size: int = 0
 
 
 @dataclass
@@ -161,7 +165,7 @@ class PackedAttack:
     def pool_size(self) -> int:
         """Examples under way at a time, a whole number of batches."""
         batches = _POOL_BYTES // (max(self._row_bytes, 1) * self._batch_size)
-        return self._batch_size * max(1, batches)
+        return self._batch_size * min(max(1, batches), _POOL_BATCHES)
 
     def run(
         self,
@@ -193,9 +197,10 @@ class PackedAttack:
         """
         if self.config.eps == 0:
             return
-        length, size = self._procedure.length, self.pool_size()
+        length = self._procedure.length
         while cursor.pool < len(cursor.began_with):
-            pool = cursor.began_with[cursor.pool : cursor.pool + size]
+            cursor.size = cursor.size or self.pool_size()
+            pool = cursor.began_with[cursor.pool : cursor.pool + cursor.size]
             while cursor.attempt < self._tries:
                 began = time.perf_counter()
                 if not cursor.state:
@@ -219,7 +224,7 @@ class PackedAttack:
                 if not verdicts.standing[pool].any():
                     cursor.attempt = self._tries
                 between(cursor, cursor.attempt * length)
-            cursor.pool, cursor.attempt = cursor.pool + size, 0
+            cursor.pool, cursor.attempt, cursor.size = cursor.pool + cursor.size, 0, 0
 
     def _in_batches(
         self, x, y, seed: int, cursor: Cursor, to: int | str, passes: Passes

@@ -8,6 +8,7 @@ import numpy as np
 
 from tf_lottery.attacks import make_attack
 from tf_lottery.config import AttackConfig
+from tf_lottery.evaluation.models import predicted_classes
 from tf_lottery.evaluation.packing import packed, unit_pixels
 from tf_lottery.keras import tf
 from tf_lottery.types import LogitsFn
@@ -68,4 +69,4 @@ def _compiled(logits_fn: LogitsFn, attack: AttackConfig, image_shape):
 
 
 def _predicted(logits, images, count: int) -> np.ndarray:
-    return np.argmax(logits(images), axis=-1)[:count]
+    return predicted_classes(logits(images))[:count]

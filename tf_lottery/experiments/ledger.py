@@ -14,8 +14,6 @@ from dataclasses import asdict, dataclass
 from tf_lottery.attacks import make_procedure
 from tf_lottery.config import AttackConfig, TrainConfig
 
-_CLASSES = 10  # of which a targeted attack aims at all but one
-
 
 @dataclass(frozen=True)
 class Cost:
@@ -64,17 +62,25 @@ def training_cost(config: TrainConfig, images: int, forward_flops: int) -> Cost:
     return Cost(examples=examples, flops=sum(passes.values()) * forward_flops, **passes)
 
 
-def evaluation_cost(attacks: tuple[AttackConfig, ...], images: int, forward_flops: int) -> Cost:
+def evaluation_cost(
+    attacks: tuple[AttackConfig, ...], images: int, forward_flops: int, classes: int = 10
+) -> Cost:
     """The most that clean accuracy and every attack can cost on ``images`` images.
 
     As if every image were classified correctly and withstood every part of every attack
     to the end; images that are wrong or break early cost less.
+
+    Args:
+      attacks: suites count with all their parts.
+      images: how many.
+      forward_flops: F above.
+      classes: of the model; targeted attacks aim at all but one, up to their number.
     """
     forward, gradient = 1, 0  # the clean image
     for attack in attacks:
         for part in attack.components:
             procedure = make_procedure(part)
-            tries = procedure.tries(_CLASSES)
+            tries = procedure.tries(classes)
             costs = zip(procedure.start_cost, procedure.step_cost, procedure.end_cost, strict=True)
             there, back = (start + procedure.length * step + end for start, step, end in costs)
             forward += tries * there + 1  # what broke is judged like clean images

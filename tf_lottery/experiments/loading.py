@@ -21,6 +21,14 @@ from tf_lottery.keras import keras, tf
 from tf_lottery.pruning.masks import prunable_kernels
 from tf_lottery.tickets import NetworkSpec, Ticket
 
+# What says what a model computes, in the directory of a SavedModel, ticket or stage.
+_CONTENT = frozenset(
+    [
+        *("saved_model.pb", "variables", "assets", "metadata.json"),
+        *("ticket.json", "masks.npz", "rewind.npz", "best.npz", "network.json"),
+    ]
+)
+
 
 @dataclass(frozen=True)
 class LoadedModel:
@@ -96,12 +104,14 @@ def load_models(given: Sequence[str | Path]) -> list[LoadedModel]:
 
 def _distinct_names(paths: Sequence[Path]) -> list[str]:
     """Each path's last parts, as few as tell all apart."""
-    parts = [path.resolve().with_suffix("").parts[1:] for path in paths]
-    for count in range(1, max(map(len, parts)) + 1):
-        names = ["-".join(p[-count:]) for p in parts]
-        if len(set(names)) == len(names):
-            return names
-    return [f"{name}-{number}" for number, name in enumerate(names, 1)]
+    whole = [path.resolve().parts[1:] for path in paths]
+    short = [(*parts[:-1], parts[-1].removesuffix(".keras")) for parts in whole]
+    for parts in (short, whole):  # a file a.keras may lie beside a directory a
+        for count in range(1, max(map(len, parts)) + 1):
+            names = ["-".join(p[-count:]) for p in parts]
+            if len(set(names)) == len(names):
+                return names
+    raise AssertionError("two equal paths")
 
 
 def load_model(path: str | Path) -> LoadedModel:
@@ -132,14 +142,17 @@ def load_model(path: str | Path) -> LoadedModel:
             "(results.json)",
         )
     loaded = read(path)
-    return dataclasses.replace(loaded, name=path.resolve().stem, digest=_digest(path))
+    return dataclasses.replace(
+        loaded, name=path.resolve().name.removesuffix(".keras"), digest=_digest(path)
+    )
 
 
 def _digest(path: Path) -> str:
     """SHA-256 over the names and contents of a model's files."""
     result = hashlib.sha256()
+    # Not what else may lie there, such as the results of evaluating the model.
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if file.is_file() and file.suffix not in (".tar", ".log"):
+        if file.is_file() and (file == path or file.relative_to(path).parts[0] in _CONTENT):
             result.update(str(file.relative_to(path)).encode())
             with open(file, "rb") as content:
                 result.update(hashlib.file_digest(content, "sha256").digest())

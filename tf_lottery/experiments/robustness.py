@@ -25,6 +25,7 @@ from tf_lottery.errors import StoreError, UsageError
 from tf_lottery.evaluation import Checkpoint, Evaluation, Evaluator, logits_function
 from tf_lottery.evaluation.curves import eps_curve, rises, steps_curve
 from tf_lottery.evaluation.diagnosis import diagnose
+from tf_lottery.evaluation.models import full_float32
 from tf_lottery.evaluation.transfer import transfer_matrix
 from tf_lottery.experiments.comparison import machine
 from tf_lottery.experiments.loading import LoadedModel
@@ -90,6 +91,14 @@ def evaluate_models(
     """
     for model in models:
         _check_images(model, data)
+    with full_float32():
+        return _measured(models, data, config, directory, command, progress, announce)
+
+
+def _measured(
+    models, data: ImageData, config: RobustnessConfig, directory: Path, command, progress, announce
+) -> dict:
+    """See ``evaluate_models``."""
     x, y = data.test_images, data.test_labels
     entries, right = [], []
     for number, model in enumerate(models, 1):
@@ -187,7 +196,7 @@ def _attacked(
         return known["entry"], weights.read_arrays(place / "examples.npz")
     place.mkdir(parents=True, exist_ok=True)
     checkpoint = Checkpoint(place / "progress.npz")
-    with _refusals(model):
+    with _refusals(model), _naming_directory():
         found = Evaluator(model.model, config.attacks, _batch_size(config, data))(
             data.test_images,
             data.test_labels,
@@ -203,6 +212,15 @@ def _attacked(
     files.write_json(place / "model.json", {"identity": identity, "entry": entry})
     checkpoint.remove()
     return entry, arrays
+
+
+@contextlib.contextmanager
+def _naming_directory() -> Iterator[None]:
+    """Says with which flag to get out of the way of a checkpoint that does not fit."""
+    try:
+        yield
+    except StoreError as error:
+        raise StoreError(f"--evaluation_dir: {error}, or choose another directory") from error
 
 
 @contextlib.contextmanager
@@ -319,7 +337,8 @@ def _curves(analyses: Mapping[str, dict], config: RobustnessConfig, images: int)
             "values": next(iter(measured.values()))["values"],
             "accuracy": {name: found["accuracy"] for name, found in measured.items()},
             "rises": {
-                name: rises(found["values"], found["accuracy"]) for name, found in measured.items()
+                name: rises(found["values"], found["accuracy"], images)
+                for name, found in measured.items()
             },
         }
     return result

@@ -126,7 +126,10 @@ class Workshop:
             )
         if stage.kind == "evaluate":
             return evaluation_cost(
-                self.config.attacks, len(self.data.test_labels), self.forward_flops
+                self.config.attacks,
+                len(self.data.test_labels),
+                self.forward_flops,
+                self.data.num_classes,
             )
         return Cost()
 
@@ -309,7 +312,6 @@ class Workshop:
                 files.write_json(directory / "ledger.json", Cost().to_json())
                 return
         weights.set_weights(self._evaluated, values)
-        began = time.perf_counter()
         checkpoint = Checkpoint(directory / "progress.npz")
         found = self._evaluator(
             self.data.test_images,
@@ -319,8 +321,6 @@ class Workshop:
             checkpoint,
             {"stage": stage.key, "data": self.data.digest},
         )
-        checkpoint.remove()
-        seconds = time.perf_counter() - began
         files.write_json(
             directory / "evaluation.json",
             {
@@ -336,13 +336,14 @@ class Workshop:
         forward = sum(part.forward_passes for part in passes)
         gradient = sum(part.input_gradient_passes for part in passes)
         cost = Cost(
-            seconds=seconds,
+            seconds=sum(found.seconds.values()),  # of all processes it took
             examples=len(found.labels),
             forward_passes=forward,
             input_gradient_passes=gradient,
             flops=(forward + gradient) * self.forward_flops,
         )
         files.write_json(directory / "ledger.json", cost.to_json())
+        checkpoint.remove()
 
     def _export(self, stage: Stage, directory: Path) -> None:
         began = time.perf_counter()

@@ -29,6 +29,7 @@ ROBUST, COMPARISON, DIAGNOSIS, LIMITS = "Robust accuracy", "Comparison", "Diagno
 CLAIM = 0.05  # p below which a difference is claimed
 PAIRS_SPELT_OUT = 6
 _STRONG_STEPS = 10  # of PGD; with fewer, robust accuracy is not much more than a guess
+_STRONG_QUERIES = 1000  # of random search
 
 
 class Finding(NamedTuple):
@@ -254,7 +255,10 @@ def limits(document: Document) -> Iterator[str]:
 def _is_strong(attack: dict) -> bool:
     method = attack.get("method", "pgd")
     if method in ("pgd", "mim"):
-        return attack["steps"] >= _STRONG_STEPS
+        reaches = attack["steps"] * attack["step_size"] >= attack["eps"]
+        return attack["steps"] >= _STRONG_STEPS and reaches
+    if method == "square":
+        return attack["steps"] >= _STRONG_QUERIES
     return method != "noise"
 
 
