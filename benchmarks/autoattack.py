@@ -57,7 +57,9 @@ from tf_lottery.training.run import train
 PARTS = ("apgd_ce", "apgd_t", "fab_t", "square")
 SUITE = "suite"
 OBJECTIVES = ("natural", "fgsm", "pgd")
-EPS = 0.15  # on the digits: robust accuracies between a fifth and three quarters
+# On the digits. The natural network has 17 % left at 0.15, and which of them depends on the
+# random start: suites of other seeds then differ by up to 0.4 points.
+EPS = {"natural": 0.1, "fgsm": 0.15, "pgd": 0.15}
 VALIDATION = 287  # digits held out; with the 360 of the test split 647 never trained on
 WARM_UP = 4  # images
 
@@ -77,7 +79,7 @@ def digits(objectives: Sequence[str] = OBJECTIVES, epochs: int = 15, width: floa
         config = lottery_config(
             objective=objective,
             search_objective=objective,
-            eps=EPS,
+            eps=EPS[objective],
             epochs=epochs,
             learning_rate=0.05,
             warmup_epochs=1,
@@ -212,6 +214,7 @@ def compare(
         mine, peer = calls["ours"], calls["peer"]
         row = {
             "model": label,
+            "eps": eps,
             "attack": name,
             "images": len(x),
             "attacked": len(right),
@@ -268,16 +271,14 @@ def set_threads() -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--images", type=int, default=500, help="held-out images")
-    parser.add_argument("--batch_size", type=int, default=250, help="of both sides")
-    parser.add_argument("--models", default=",".join(OBJECTIVES), help="of the digits")
-    parser.add_argument("--attacks", default=",".join((*PARTS, SUITE)))
-    parser.add_argument("--eps", type=Fraction, default=Fraction(str(EPS)), help="such as 8/255")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=500, help="of the held-out ones; 500")
+    parser.add_argument("--batch_size", type=int, default=250, help="of both sides; 250")
+    parser.add_argument("--models", default=",".join(OBJECTIVES), help="of the digits; all three")
+    parser.add_argument("--attacks", default=",".join((*PARTS, SUITE)), help="all of them")
+    parser.add_argument("--eps", type=Fraction, help="such as 8/255, which is --model_path's")
     parser.add_argument("--model_path", help="a training stage of a store or a .keras file")
-    parser.add_argument("--dataset", default="digits", help="of --model_path")
+    parser.add_argument("--dataset", default="digits", help="of --model_path; digits")
     parser.add_argument("--data_dir", help="where tensorflow-datasets keeps its sets")
     parser.add_argument("--output", type=Path, help="write rows and machine as JSON")
     arguments = parser.parse_args()
@@ -299,12 +300,13 @@ def main() -> None:
     rows = []
     print_head()
     for label, network in networks.items():
+        eps = EPS.get(label, 8 / 255) if arguments.eps is None else float(arguments.eps)
         rows += compare(
             label,
             network,
             x,
             y,
-            float(arguments.eps),
+            eps,
             arguments.batch_size,
             arguments.attacks.split(","),
             print_row,
@@ -315,7 +317,6 @@ def main() -> None:
             for name in ("tensorflow", "torch", "torchattacks")
         }
         settings = {
-            "eps": float(arguments.eps),
             "norm": "linf",
             "batch_size": arguments.batch_size,
             "threads": threads,

@@ -286,7 +286,6 @@ def test_xla_agrees():
 
 def test_length_and_stops():
     procedure = make_procedure(attack_from_name("cw_l2", 0.5, norm="l2"))
-    assert procedure.minimal
     assert procedure.length == 9000
     assert (procedure.tries(10), procedure.step_cost) == (1, (1, 1))
     assert procedure.stop_after(0) == 100

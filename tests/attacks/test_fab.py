@@ -373,7 +373,6 @@ def test_later_restarts_start_from_a_random_point():
 
 def test_cost_and_stops():
     procedure = make_procedure(attack_from_name("fab"))
-    assert procedure.minimal
     assert procedure.tries(10) == 1
     assert procedure.step_cost == (2, 9)  # a gradient for each wrong class
     stops = [0]

@@ -32,11 +32,11 @@ IMAGES = 500
 STEPS, QUERIES = 15, 500  # of the short comparison
 # Share of the images by which our accuracy may be above theirs, for other random numbers.
 # Where m verdicts differ, as likely one way as the other, the difference has the standard
-# deviation sqrt(m). On the natural network APGD-CE, with its one random start, gives other
-# verdicts on 11 to 21 of 500 images with another seed, on either side alone just as between
-# the two; APGD-T on up to 3. FAB-T has no randomness. Square: theirs draws one window for
-# all images of a batch, and never one at the right or lower edge; ours is well below.
-ABOVE = {"apgd_ce": 0.025, "apgd_t": 0.01, "fab_t": 0.002, "square": 0.0, SUITE: 0.005}
+# deviation sqrt(m). With another seed APGD-CE gives other verdicts on up to 7 of 500 images
+# (21 at an eps that breaks nearly all), on either side alone just as between the two; APGD-T
+# on up to 3. FAB-T has no randomness. Square: theirs draws one window for all images of a
+# batch, and never one at the right or lower edge; ours is well below.
+ABOVE = {"apgd_ce": 0.025, "apgd_t": 0.01, "fab_t": 0.002, "square": 0.005, SUITE: 0.005}
 DISAGREE = {"apgd_ce": 0.06, "apgd_t": 0.02, "fab_t": 0.004, "square": 0.25, SUITE: 0.015}
 
 
@@ -205,9 +205,10 @@ def test_short_attacks_agree(digits, objective):
     twin = torch_twin.build(network)
     right = autoattack.both_right(network, twin, x, y)
     x, y = x[right], y[right]
-    configs = autoattack.our_configs(autoattack.EPS, STEPS, QUERIES)
+    eps = autoattack.EPS[objective]
+    configs = autoattack.our_configs(eps, STEPS, QUERIES)
     judges = autoattack.our_judges(network, configs, IMAGES)
-    peer = autoattack.peer_judges(twin, autoattack.EPS, 10, IMAGES, STEPS, QUERIES)
+    peer = autoattack.peer_judges(twin, eps, 10, IMAGES, STEPS, QUERIES)
     ours = {name: judges[name](x, y) for name in PARTS}
     theirs = {name: peer[name](x, y) for name in PARTS}
     for survived in (ours, theirs):
@@ -225,8 +226,9 @@ def test_autoattack_agrees(digits, objective):
     network = networks[objective]
     twin = torch_twin.build(network)
     right = autoattack.both_right(network, twin, x, y)
-    ours = autoattack.our_judges(network, autoattack.our_configs(autoattack.EPS), 250)
-    theirs = autoattack.peer_judges(twin, autoattack.EPS, 10, 250)
+    eps = autoattack.EPS[objective]
+    ours = autoattack.our_judges(network, autoattack.our_configs(eps), 250)
+    theirs = autoattack.peer_judges(twin, eps, 10, 250)
     check(
         {name: judge(x[right], y[right]) for name, judge in ours.items()},
         {name: judge(x[right], y[right]) for name, judge in theirs.items()},

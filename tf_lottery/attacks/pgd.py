@@ -71,6 +71,10 @@ class ProjectedGradient(Procedure):
             gradient = config.decay * state["momentum"] + gradient / tf.maximum(mean, _TINY)
             state["momentum"] = gradient
         moved = state["x_adv"] + config.step_size * direction(gradient, config.norm)
+        if config.norm == "l2" and config.method == "pgd":
+            # A step is an FGM step, into the box, and then brought back to the ball, as in
+            # cleverhans. (In l_inf both are boxes, and their order does not matter.)
+            moved = tf.clip_by_value(moved, 0.0, 1.0)
         state["x_adv"] = project(moved, x, config.eps, config.norm)
         return state
 
