@@ -47,8 +47,8 @@ from tf_lottery import lottery_config
 from tf_lottery.config import AttackConfig, DataConfig, attack_from_name
 from tf_lottery.data import load
 from tf_lottery.evaluation import Evaluator
-from tf_lottery.experiments.comparison import machine
 from tf_lottery.experiments.loading import load_model
+from tf_lottery.experiments.provenance import machine
 from tf_lottery.keras import keras, tf
 from tf_lottery.models import build_model
 from tf_lottery.pruning.masks import wrap

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from tf_lottery import lottery_config, pruning
-from tf_lottery.experiments.comparison import machine
+from tf_lottery.experiments.provenance import machine
 from tf_lottery.keras import tf
 from tf_lottery.models import build_model, forward_flops
 from tf_lottery.pruning.masks import wrap

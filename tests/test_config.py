@@ -236,6 +236,7 @@ def test_fields_with_a_no_op_default_stay_out_until_they_are_used():
         "dtype_policy": "mixed_bfloat16",
         "jit_compile": True,
         "keep_epochs": (1,),
+        "patience": 3,
         "rounds": 3,
         "round_fraction": 0.5,
         "rewind_epoch": 1,

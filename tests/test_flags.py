@@ -7,6 +7,7 @@ import pytest
 from tf_lottery import flags
 from tf_lottery.config import MODES
 from tf_lottery.errors import UsageError
+from tf_lottery.flags import definitions
 from tf_lottery.options import lottery_config
 
 # Names that scripts of others rely on.
@@ -37,7 +38,7 @@ def test_no_arguments_give_the_defaults():
 
 
 def test_every_option_has_a_flag():
-    assert set(flags._DEFAULTS) <= set(flags.FLAGS)
+    assert set(definitions.DEFAULTS) <= set(flags.FLAGS)
 
 
 SAMPLES = {
@@ -71,6 +72,7 @@ SAMPLES = {
     "schedule": ("cosine", "cosine"),
     "warmup_epochs": ("2", 2),
     "batch_size": ("8", 8),
+    "patience": ("5", 5),
     "momentum": ("0.5", 0.5),
     "weight_decay": ("5e-4", 5e-4),
     "eps": ("8/255", 8 / 255),
@@ -93,14 +95,14 @@ SAMPLES = {
 
 
 def test_the_samples_cover_every_option():
-    assert set(SAMPLES) == set(flags._DEFAULTS)
+    assert set(SAMPLES) == set(definitions.DEFAULTS)
 
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_flag_sets_its_option_alone(name):
     text, value = SAMPLES[name]
     command = flags.parse([f"--{name}={text}"])
-    expected = {**flags._DEFAULTS, name: value}
+    expected = {**definitions.DEFAULTS, name: value}
     expected = {k: tuple(v) if isinstance(v, list) else v for k, v in expected.items()}
     assert command.options == expected
     assert command.given == {name}

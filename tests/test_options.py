@@ -178,6 +178,7 @@ BAD = {
     "batch_size": -1,
     "momentum": 1.0,
     "weight_decay": -1.0,
+    "patience": -1,
     "eps": 2.0,
     "steps": -1,
     "step_size": -0.1,
@@ -230,3 +231,9 @@ def test_examples_in_the_docstrings():
     result = doctest.testmod(options)
     assert result.attempted >= 2
     assert result.failed == 0
+
+
+def test_early_stopping_is_of_training_not_of_the_search():
+    config = lottery_config(patience=4)
+    assert (config.train.patience, config.ticket_train.patience) == (4, 4)
+    assert (config.search.patience, config.winning_search.patience) == (0, 0)

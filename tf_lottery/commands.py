@@ -14,8 +14,10 @@ import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tf_lottery import files
+from tf_lottery import experiment_commands, files
 from tf_lottery.errors import UsageError
+from tf_lottery.execution import finish_stages
+from tf_lottery.experiments.paper import SWEEPS
 from tf_lottery.flags import Command
 
 
@@ -63,12 +65,23 @@ def _silent_stderr() -> Iterator[None]:
             os.close(kept)
 
 
+def _refuse_flags_of_experiments(command: Command) -> None:
+    for name in ("replicates", "reference_csv", *SWEEPS):
+        if name in command.given:
+            raise UsageError(f"--{name} goes with --experiment, which is not given", name)
+
+
 def _run(command: Command) -> int:
+    if command.experiment:
+        design = experiment_commands.make_design(command)
+        _start_tensorflow(command.verbose)
+        return experiment_commands.run_experiment(command, design)
+    _refuse_flags_of_experiments(command)
     config = command.config()  # bad flags are told before seconds go by
     _start_tensorflow(command.verbose)
     from tf_lottery import reporting
     from tf_lottery.experiments.comparison import is_finished, run_comparison, run_settings
-    from tf_lottery.experiments.store import Store
+    from tf_lottery.experiments.remote_store import open_store
     from tf_lottery.experiments.work import Workshop
     from tf_lottery.tickets import Ticket
 
@@ -78,27 +91,30 @@ def _run(command: Command) -> int:
     chosen = run_settings(config, ticket)
     reporting.check_same_settings(results, chosen)
     workshop = Workshop(
-        config, Store(command.store, read_only=True), workdir / "tensorboard", progress=True
+        open_store(command.store, read_only=True), workdir / "tensorboard", progress=True
     )
-    if is_finished(workshop, workdir, ticket):
+    if is_finished(config, workshop.store, workdir, ticket):
         document = reporting.read_results(results)
         print("everything is finished already; nothing was run")
     else:
-        workshop.check(ticket)
+        workshop.check(config, ticket)
         # From here on things are written; a bad --store leaves no new --workdir behind.
         if "store" in command.given:
-            workshop.store = Store(command.store)
+            workshop.store = open_store(command.store, workdir / "stages")
         files.make_directory("workdir", workdir)
-        workshop.store = Store(command.store)
+        workshop.store = open_store(command.store, workdir / "stages")
         with files.locked(workdir / ".lock"):
             # Another process may have finished here while this one waited.
             reporting.check_same_settings(results, chosen)
             document = run_comparison(
+                config,
                 workshop,
                 workdir,
                 ticket=ticket,
                 command=command.argv,
-                announce=lambda line: print(line, flush=True),
+                finish=lambda stages: finish_stages(
+                    stages, workshop.store, workdir / "tensorboard", command
+                ),
             )
             reporting.write_results(results, document)
             reporting.write_report(workdir)
@@ -127,21 +143,26 @@ def _tell_places(workdir: Path, document: dict) -> None:
 
 
 def _plan(command: Command) -> int:
+    if command.experiment:
+        design = experiment_commands.make_design(command)
+        _start_tensorflow(command.verbose)
+        return experiment_commands.plan_experiment(command, design)
+    _refuse_flags_of_experiments(command)
     config = command.config()
     _start_tensorflow(command.verbose)
     from tf_lottery.experiments.plan import plan, plan_text
-    from tf_lottery.experiments.store import Store
+    from tf_lottery.experiments.remote_store import open_store
     from tf_lottery.experiments.work import Workshop
     from tf_lottery.lottery import entries
     from tf_lottery.tickets import Ticket
 
     ticket = Ticket.load(command.ticket) if command.ticket else None
     chosen = entries(config, ticket)
-    workshop = Workshop(config, Store(command.store, read_only=True))
-    workshop.check(ticket)
+    workshop = Workshop(open_store(command.store, read_only=True))
+    workshop.check(config, ticket)
     planned = plan([stage for entry in chosen for stage in entry.stages], workshop)
-    dense = next((entry.train for entry in chosen if entry.kind == "dense"), None)
-    print(plan_text(planned, dense))
+    dense = [entry.train for entry in chosen if entry.kind == "dense"]
+    print(plan_text(planned, dense, command.execution.jobs))
     return 0
 
 
@@ -242,8 +263,11 @@ def _inspect(command: Command) -> int:
 
 def _report(command: Command) -> int:
     from tf_lottery import reporting
+    from tf_lottery.reporting.experiment import EXPERIMENT
 
     workdir = Path(command.workdir)
+    if (workdir / EXPERIMENT).exists():
+        return experiment_commands.report_experiment(workdir)
     document = reporting.read_results(workdir / "results.json")
     reporting.write_report(workdir)
     print(reporting.table(document))

@@ -22,10 +22,10 @@ from tf_lottery.checks import positive as _positive
 from tf_lottery.errors import UsageError
 
 __all__ = [
-    "ARCHITECTURES", "DTYPE_POLICIES", "KINDS", "MODES", "OBJECTIVES", "PRUNING_SCHEDULES",
-    "RATE_SCHEDULES", "SCOPES", "SCORES", "AttackConfig", "DataConfig", "LotteryConfig",
-    "ModelConfig", "ObjectiveConfig", "PruneConfig", "ScheduleConfig", "TrainConfig",
-    "attack_from_name", "derive_seed", "differences", "fingerprint", "settings",
+    "ARCHITECTURES", "DTYPE_POLICIES", "EXECUTORS", "KINDS", "MODES", "OBJECTIVES",
+    "PRUNING_SCHEDULES", "RATE_SCHEDULES", "SCOPES", "SCORES", "AttackConfig", "DataConfig",
+    "LotteryConfig", "ModelConfig", "ObjectiveConfig", "PruneConfig", "ScheduleConfig",
+    "TrainConfig", "attack_from_name", "derive_seed", "differences", "fingerprint", "settings",
 ]  # fmt: skip
 
 MODES = ("run", "plan", "evaluate", "export", "inspect", "report")
@@ -35,6 +35,7 @@ SCORES = ("magnitude", "normalized_magnitude", "random")
 SCOPES = ("global", "layer")
 PRUNING_SCHEDULES = ("one_shot", "geometric", "decreasing")
 RATE_SCHEDULES = ("step", "cyclic", "cosine", "constant")
+EXECUTORS = ("local", "ray")
 DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
@@ -155,6 +156,8 @@ class TrainConfig:
         validation accuracy under it.
       validation_images: how many validation images that costs each epoch; 0 takes all.
       keep_epochs: epochs (counted from 1) after which the weights are kept for rewinding.
+      patience: early stopping: end after so many epochs without a new best validation
+        accuracy; 0 never stops early.
     """
 
     objective: ObjectiveConfig
@@ -168,6 +171,7 @@ class TrainConfig:
     dtype_policy: str = field(default="float32", metadata={"omit_default": True})
     jit_compile: bool = field(default=False, metadata={"omit_default": True})
     keep_epochs: tuple[int, ...] = field(default=(), metadata={"omit_default": True})
+    patience: int = field(default=0, metadata={"omit_default": True})
 
     def __post_init__(self):
         if self.epochs < 1:
@@ -178,6 +182,7 @@ class TrainConfig:
             raise UsageError.bad_value("momentum", self.momentum, "in [0, 1)")
         _at_least("weight_decay", self.weight_decay, 0)
         _at_least("validation_images", self.validation_images, 0)
+        _at_least("patience", self.patience, 0)
         _choice("dtype_policy", self.dtype_policy, DTYPE_POLICIES)
         if any(k > self.epochs for k in self.keep_epochs):
             raise UsageError.bad_value(

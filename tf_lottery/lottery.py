@@ -73,22 +73,33 @@ def entries(config: LotteryConfig, ticket: Ticket | None = None) -> list[Entry]:
       config: the whole run.
       ticket: takes the place of the boosting ticket's search.
     """
-    return [_entry(config, kind, ticket) for kind in config.compare]
+    return [make_entry(config, kind, ticket) for kind in config.compare]
 
 
-def _entry(config: LotteryConfig, kind: str, given: Ticket | None) -> Entry:
+def make_entry(
+    config: LotteryConfig, kind: str, given: Ticket | None = None, name: str = ""
+) -> Entry:
+    """The stages of one network.
+
+    Args:
+      config: its settings; ``compare`` does not matter.
+      kind: one of ``config.KINDS``.
+      given: takes the place of the boosting ticket's search.
+      name: for the stages' labels, instead of ``kind``.
+    """
+    called = name or kind
     if kind == "dense":
         ticket = None
         train = _train_stage(
-            config, config.train, "train: dense", {"start": _init_stage(config, "init")}
+            config, config.train, f"train: {called}", {"start": _init_stage(config, "init", name)}
         )
     else:
-        ticket = _ticket_stage(config, kind, given)
-        train = _train_stage(config, config.ticket_train, f"train: {kind}", {"ticket": ticket})
+        ticket = _ticket_stage(config, kind, given, name)
+        train = _train_stage(config, config.ticket_train, f"train: {called}", {"ticket": ticket})
     evaluations = {
         which: Stage(
             "evaluate",
-            f"evaluate: {kind} ({which} epoch)",
+            f"evaluate: {called} ({which} epoch)",
             {
                 "weights": which,
                 "dataset": config.data.name,
@@ -97,15 +108,18 @@ def _entry(config: LotteryConfig, kind: str, given: Ticket | None) -> Entry:
                 "seed": config.seed,
             },
             {"trained": train},
+            {"config": config},
         )
         for which in WHICH
     }
     # If the best epoch is the last, the attacks need not run twice.
     evaluations["last"] = dataclasses.replace(
-        evaluations["last"], runtime={"twin": evaluations["best"]}
+        evaluations["last"], runtime={"config": config, "twin": evaluations["best"]}
     )
     export_parents = {"trained": train} if ticket is None else {"trained": train, "ticket": ticket}
-    export = Stage("export", f"export: {kind}", {"weights": "best"}, export_parents)
+    export = Stage(
+        "export", f"export: {called}", {"weights": "best"}, export_parents, {"config": config}
+    )
     return Entry(kind, ticket, train, evaluations, export)
 
 
@@ -115,7 +129,7 @@ def _training_data(config: LotteryConfig) -> dict:
     return data
 
 
-def _init_stage(config: LotteryConfig, purpose: str) -> Stage:
+def _init_stage(config: LotteryConfig, purpose: str, name: str = "") -> Stage:
     # The data set gives the input shape and the classes; its pixels matter only
     # to a network that is normalised by them.
     data = _training_data(config) if config.model.normalize else {"name": config.data.name}
@@ -124,7 +138,8 @@ def _init_stage(config: LotteryConfig, purpose: str) -> Stage:
         "data": data,
         "seed": derive_seed(config.seed, purpose),
     }
-    return Stage("init", f"initialise ({purpose})", chosen)
+    label = f"initialise ({purpose})" + (f": {name}" if name else "")
+    return Stage("init", label, chosen, runtime={"config": config})
 
 
 def _train_stage(
@@ -137,31 +152,35 @@ def _train_stage(
     }
     if config.deterministic:
         chosen["deterministic"] = True
-    return Stage("train", label, chosen, parents, {"train": train})
+    return Stage("train", label, chosen, parents, {"config": config, "train": train})
 
 
-def _ticket_stage(config: LotteryConfig, kind: str, given: Ticket | None) -> Stage:
+def _ticket_stage(config: LotteryConfig, kind: str, given: Ticket | None, name: str = "") -> Stage:
     if kind == "winning":
-        return _search_stages(config, kind, config.winning_search)
+        return _search_stages(config, config.winning_search, name or kind, name)
     if given is None:
-        boosting = _search_stages(config, "boosting", config.search)
+        boosting = _search_stages(config, config.search, name or "boosting", name)
     else:
         boosting = Stage(
-            "prune", "ticket from --ticket", {"given": given.digest}, runtime={"ticket": given}
+            "prune",
+            "ticket from --ticket",
+            {"given": given.digest},
+            runtime={"config": config, "ticket": given},
         )
     if kind == "boosting":
         return boosting
     seed = derive_seed(config.seed, kind)
     parents = {"ticket": boosting}
     if kind == "reinit":
-        parents["start"] = _init_stage(config, "reinit")
-    return Stage("prune", f"prune: {kind}", {"control": kind, "seed": seed}, parents)
+        parents["start"] = _init_stage(config, "reinit", name)
+    chosen = {"control": kind, "seed": seed}
+    return Stage("prune", f"prune: {name or kind}", chosen, parents, {"config": config})
 
 
-def _search_stages(config: LotteryConfig, kind: str, train: TrainConfig) -> Stage:
+def _search_stages(config: LotteryConfig, train: TrainConfig, called: str, name: str) -> Stage:
     """The last prune stage of a search: one round, or several for iterative pruning."""
     prune = config.prune
-    init = _init_stage(config, "init")
+    init = _init_stage(config, "init", name)
     rounds = sparsities(prune)
     if prune.rewind_epoch:
         train = dataclasses.replace(train, keep_epochs=(prune.rewind_epoch,))
@@ -172,7 +191,7 @@ def _search_stages(config: LotteryConfig, kind: str, train: TrainConfig) -> Stag
         searched = _train_stage(
             config,
             train,
-            f"search: {kind}{suffix}",
+            f"search: {called}{suffix}",
             {"start": init} if ticket is None else {"ticket": ticket},
         )
         first = first or searched
@@ -189,7 +208,7 @@ def _search_stages(config: LotteryConfig, kind: str, train: TrainConfig) -> Stag
         }
         if prune.score == "random":
             chosen["seed"] = derive_seed(config.seed, "score")
-        ticket = Stage("prune", f"prune: {kind}{suffix}", chosen, parents)
+        ticket = Stage("prune", f"prune: {called}{suffix}", chosen, parents, {"config": config})
     assert ticket is not None  # every schedule has a round
     return ticket
 
@@ -209,7 +228,7 @@ def find_ticket(config: LotteryConfig, store: str | Path | None = None) -> Ticke
     """
     stage = _ticket_stage(config, "boosting", None)
     with _store(store) as kept:
-        run_stages([stage], Workshop(config, kept))
+        run_stages([stage], Workshop(kept))
         return Ticket.load(kept.path(stage) / "ticket")
 
 
@@ -240,12 +259,12 @@ def train_ticket(
       TicketError: the ticket is for another network.
       LotteryError: see ``tf_lottery.errors``.
     """
-    entry = _entry(config, "boosting", ticket)
+    entry = make_entry(config, "boosting", ticket)
     with _store(store) as kept:
-        workshop = Workshop(config, kept)
+        workshop = Workshop(kept)
         run_stages([entry.train], workshop)
         path = kept.path(entry.train)
-        network = workshop.spec.build(ticket.init_seed)
+        network = workshop.spec(config).build(ticket.init_seed)
         weights.set_weights(network, weights.read_arrays(path / "best.npz"))
         return TrainedTicket(network, workshop.history(entry.train))
 

@@ -125,6 +125,7 @@ def lottery_config(
     batch_size: int = 0,
     momentum: float = 0.9,
     weight_decay: float = 1e-4,
+    patience: int = 0,
     eps: float = 8 / 255,
     steps: int = 10,
     step_size: float | None = None,
@@ -169,6 +170,8 @@ def lottery_config(
         half of the epochs.
       batch_size: default: the architecture's.
       momentum, weight_decay: of SGD; decay is added to the gradient.
+      patience: early stopping of dense training and retraining, not of searches; see
+        ``config.TrainConfig``.
       eps, steps, step_size, random_start: of the training attack, on [0, 1]
         pixels; ``step_size`` defaults to eps / 4. FGSM takes one step of eps.
       attacks: names evaluated on test images.
@@ -230,7 +233,9 @@ def lottery_config(
         message = str(error).replace("--attacks", "--validation_attack")
         raise UsageError(message, "validation_attack") from None
 
-    def training(target: ObjectiveConfig, count: int, peak: float, warm: bool) -> TrainConfig:
+    def training(
+        target: ObjectiveConfig, count: int, peak: float, warm: bool, search: bool
+    ) -> TrainConfig:
         warmup = 0
         if warm and schedule != "cyclic":
             default = min(arch.warmup_epochs, count // 2)
@@ -246,6 +251,7 @@ def lottery_config(
             validation_images=validation_images,
             dtype_policy=dtype_policy,
             jit_compile=jit_compile,
+            patience=0 if search else patience,
         )
 
     return LotteryConfig(
@@ -258,10 +264,10 @@ def lottery_config(
             data_dir,
         ),
         model=model_config,
-        search=training(searched, search_epochs or epochs, search_rate, warm=False),
-        winning_search=training(searched, search_epochs or epochs, rate, warm=True),
-        train=training(trained, epochs, rate, warm=True),
-        ticket_train=training(trained, ticket_epochs or epochs, rate, warm=True),
+        search=training(searched, search_epochs or epochs, search_rate, False, True),
+        winning_search=training(searched, search_epochs or epochs, rate, True, True),
+        train=training(trained, epochs, rate, True, False),
+        ticket_train=training(trained, ticket_epochs or epochs, rate, True, False),
         prune=PruneConfig(
             sparsity, score, scope, pruning_schedule, rounds, round_fraction, rewind_epoch
         ),

@@ -5,13 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from tf_lottery.experiments.comparison import (
-    accuracy_goal,
-    epochs_to_reach,
-    is_finished,
-    run_comparison,
-    run_settings,
-)
+from tf_lottery.experiments.comparison import is_finished, run_comparison, run_settings
+from tf_lottery.experiments.rows import accuracy_goal, epochs_to_reach
 from tf_lottery.experiments.store import Store
 from tf_lottery.experiments.work import Workshop
 from tf_lottery.lottery import entries
@@ -82,18 +77,18 @@ def run(tmp_path_factory):
         seed=5,
     )
     store = Store(workdir / "stages")
-    workshop = Workshop(config, store, workdir / "tensorboard")
-    assert not is_finished(workshop, workdir)
-    document = run_comparison(workshop, workdir, announce=lambda line: None)
+    workshop = Workshop(store, workdir / "tensorboard")
+    assert not is_finished(config, store, workdir)
+    document = run_comparison(config, workshop, workdir)
     write_results(workdir / "results.json", document)
-    assert not is_finished(workshop, workdir)  # the report is missing
+    assert not is_finished(config, store, workdir)  # the report is missing
     write_report(workdir)
     return config, workdir, store, document, entries(config)
 
 
 def test_a_run_is_finished_afterwards(run):
     config, workdir, store, _, _ = run
-    assert is_finished(Workshop(config, store), workdir)
+    assert is_finished(config, store, workdir)
 
 
 def test_accuracies_are_those_of_the_stages_examples(run):
@@ -199,7 +194,7 @@ def test_every_row_has_its_curve_even_if_search_and_dense_training_are_one_stage
         compare=order,
     )
     store = Store(tmp_path / "stages")
-    document = run_comparison(Workshop(config, store), tmp_path, announce=lambda line: None)
+    document = run_comparison(config, Workshop(store), tmp_path)
     assert {row["name"] for row in document["rows"]} <= set(document["curves"])
     winning = next(row for row in document["rows"] if row["name"] == "winning")
     dense = next(row for row in document["rows"] if row["name"] == "dense")

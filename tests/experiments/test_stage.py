@@ -1,5 +1,6 @@
 """What a stage's key depends on, and the order of stages."""
 
+import pickle
 import re
 
 import pytest
@@ -59,7 +60,7 @@ def test_label_runtime_and_the_order_of_dicts_do_not():
 
 
 def test_unknown_kinds_and_non_json_settings_are_refused():
-    assert set(KINDS) == {"init", "train", "prune", "evaluate", "export"}
+    assert set(KINDS) == {"init", "train", "prune", "evaluate", "export", "transfer"}
     with pytest.raises(ValueError, match="bake"):
         stage("bake")
     with pytest.raises(ValueError):
@@ -90,3 +91,12 @@ def test_ancestors_leave_the_stage_itself_out():
     root, left, right, tip = diamond()
     assert ancestors(tip) == [root, left, right]
     assert ancestors(root) == []
+
+
+def test_stages_can_be_sent_to_another_process():
+    for each in diamond():
+        copy = pickle.loads(pickle.dumps(each))
+        assert (copy.key, copy.label) == (each.key, each.label)
+        assert {r: p.key for r, p in copy.parents.items()} == {
+            r: p.key for r, p in each.parents.items()
+        }

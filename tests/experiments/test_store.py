@@ -90,8 +90,28 @@ def test_a_directory_without_manifest_is_not_finished_and_is_replaced(tmp_path):
     assert sorted(p.name for p in path.iterdir()) == ["data.txt", "manifest.json"]
 
 
-def test_a_manifest_written_into_partial_work_does_not_count(tmp_path):
+def test_a_stage_that_only_lacked_its_name_is_not_done_again(tmp_path, monkeypatch):
     # The process died between the manifest and the rename.
+    store = Store(tmp_path)
+
+    def die(source, target):
+        if os.path.basename(target) == STAGE.name:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        finish(store)
+    monkeypatch.undo()
+    assert not store.has(STAGE)
+    with store.work(STAGE) as directory:
+        assert directory is None
+    assert store.has(STAGE)
+    assert (store.path(STAGE) / "data.txt").read_text() == "hello"
+
+
+def test_a_strange_manifest_in_partial_work_does_not_count(tmp_path):
     store = Store(tmp_path)
     partial = tmp_path / "partial" / STAGE.name
     partial.mkdir(parents=True)
@@ -99,6 +119,7 @@ def test_a_manifest_written_into_partial_work_does_not_count(tmp_path):
     assert not store.has(STAGE)
     finish(store)
     assert store.manifest(STAGE)["key"] == STAGE.key
+    assert store.manifest(STAGE)["files"] == {"data.txt": 5}
 
 
 @pytest.mark.parametrize(
@@ -214,6 +235,16 @@ def test_another_that_probes_the_root_at_the_same_time(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "touch", touch_and_lose)
     Store(tmp_path)
+
+
+def test_a_stage_is_busy_while_it_is_worked_on(tmp_path):
+    store, other = Store(tmp_path), Stage("init", "another", {"seed": 4})
+    assert not store.busy(STAGE)
+    with store.work(STAGE):
+        assert store.busy(STAGE)
+        assert Store(tmp_path, read_only=True).busy(STAGE)
+        assert not store.busy(other)
+    assert not store.busy(STAGE)
 
 
 def test_looking_creates_nothing(tmp_path):

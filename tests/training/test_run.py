@@ -19,7 +19,6 @@ from tf_lottery.config import (
 )
 from tf_lottery.errors import NonFiniteError, UsageError
 from tf_lottery.keras import keras, tf
-from tf_lottery.pruning.masks import wrap
 from tf_lottery.training import callbacks, run
 from tf_lottery.training.run import train
 
@@ -41,20 +40,8 @@ NATURAL = TrainConfig(
 )
 ROW = {
     "epoch", "learning_rate", "loss", "train_accuracy", "validation_natural",
-    "validation_robust", "seconds", "startup_seconds", "validation_seconds",
+    "validation_robust", "seconds", "startup_seconds", "validation_seconds", "distance",
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def sparse(tiny_network, tiny_masks):
-    """Makes the same masked starting network again and again."""
-
-    def make(**options):
-        masked = wrap(tiny_network(**options))
-        masked.set_masks(tiny_masks(masked.kernels, density=0.6, dead={"conv2": 3}))
-        return masked
-
-    return make
 
 
 def files(directory):
@@ -111,6 +98,7 @@ def test_history(finished):
     np.testing.assert_allclose([row["learning_rate"] for row in rows], [0.02, 0.1, 0.01], 1e-6)
     assert json.loads((directory / "history.json").read_text()) == rows
     for row in rows:
+        assert row["distance"] is None
         assert 0 <= row["validation_robust"] <= row["validation_natural"] <= 1
         assert row["seconds"] > 0
         assert row["validation_seconds"] > 0

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,14 +13,16 @@ import tf_lottery
 from tf_lottery import weights
 from tf_lottery.attacks import make_attack
 from tf_lottery.config import KINDS, LotteryConfig, settings
+from tf_lottery.experiments import provenance, rows
 from tf_lottery.experiments.local import run_stages
 from tf_lottery.experiments.stage import Stage, in_order
+from tf_lottery.experiments.stage_work import slug
 from tf_lottery.experiments.store import Store
-from tf_lottery.experiments.work import Workshop, slug
+from tf_lottery.experiments.work import Workshop
 from tf_lottery.keras import tf
 from tf_lottery.lottery import Entry, entries
 from tf_lottery.tickets import Ticket
-from tf_lottery.training.callbacks import best_epoch, judged_by
+from tf_lottery.training.callbacks import best_epoch
 
 _PICTURES = 10
 
@@ -35,9 +35,11 @@ def run_settings(config: LotteryConfig, ticket: Ticket | None = None) -> dict:
     return chosen
 
 
-def is_finished(workshop: Workshop, workdir: Path, ticket: Ticket | None = None) -> bool:
+def is_finished(
+    config: LotteryConfig, store: Store, workdir: Path, ticket: Ticket | None = None
+) -> bool:
     """True if no stage of the run is left to do and nothing of what it leaves is missing."""
-    chosen = entries(workshop.config, ticket)
+    chosen = entries(config, ticket)
     wanted = [workdir / name for name in ("results.json", "report.html", "report.md")]
     for entry in chosen:
         wanted.append(workdir / "saved_model" / entry.kind)
@@ -45,25 +47,28 @@ def is_finished(workshop: Workshop, workdir: Path, ticket: Ticket | None = None)
             wanted.append(workdir / "tickets" / entry.kind)
     stages = in_order([stage for entry in chosen for stage in entry.stages])
     wanted += [_logs(stage, workdir) for stage in stages if stage.kind == "train"]
-    return all(path.exists() for path in wanted) and all(map(workshop.store.has, stages))
+    return all(path.exists() for path in wanted) and all(map(store.has, stages))
 
 
 def run_comparison(
+    config: LotteryConfig,
     workshop: Workshop,
     workdir: Path,
     *,
     ticket: Ticket | None = None,
     command: Sequence[str] = (),
-    announce: Callable[[str], None] = print,
+    finish: Callable[[Sequence[Stage]], dict[str, bool]] | None = None,
 ) -> dict:
     """Finishes every stage, then collects tickets, SavedModels, logs and results.
 
     Args:
-      workshop: config, data and store of the run.
+      config: the run.
+      workshop: carries out its stages.
       workdir: existing directory for what people read.
       ticket: used instead of searching the boosting ticket.
       command: arguments, recorded with the results.
-      announce: told of each stage.
+      finish: finishes stages and tells which were finished before; ``None``: one by
+        one, by ``workshop``.
 
     Returns:
       The results document (see ``reporting.results``), not written yet.
@@ -71,15 +76,15 @@ def run_comparison(
     Raises:
       LotteryError: see ``tf_lottery.errors``.
     """
-    chosen = entries(workshop.config, ticket)
+    chosen = entries(config, ticket)
     targets = [stage for entry in chosen for stage in entry.stages]
-    cached = run_stages(targets, workshop, announce)
+    cached = run_stages(targets, workshop) if finish is None else finish(targets)
     for stage in in_order(targets):
         if stage.kind == "train" and cached[stage.key]:
             workshop.check_data(stage)
     _collect(chosen, workshop.store, workdir, cached)
-    _pictures(chosen, workshop, workdir)
-    return _document(chosen, workshop, cached, run_settings(workshop.config, ticket), command)
+    _pictures(chosen, config, workshop, workdir)
+    return _document(chosen, config, workshop, cached, run_settings(config, ticket), command)
 
 
 def _logs(stage: Stage, workdir: Path) -> Path:
@@ -116,15 +121,17 @@ def _copy(source: Path, target: Path) -> None:
     os.replace(temporary, target)
 
 
-def _pictures(chosen: list[Entry], workshop: Workshop, workdir: Path) -> None:
+def _pictures(
+    chosen: list[Entry], config: LotteryConfig, workshop: Workshop, workdir: Path
+) -> None:
     """``pictures.npz``: test images, clean and attacked, with a ticket's answers."""
-    attacks = workshop.config.attacks
+    attacks = config.attacks
     if not attacks:
         return
     shown = next((entry for entry in chosen if entry.kind != "dense"), chosen[0])
     attack = next((a for a in attacks if a.name.startswith("pgd")), attacks[0])
-    data, store = workshop.data, workshop.store
-    network = workshop.spec.build(0)
+    data, store = workshop.data(config), workshop.store
+    network = workshop.spec(config).build(0)
     trained = weights.read_arrays(store.path(shown.train) / "best.npz")
     weights.set_weights(network, trained)
     clean, labels = data.test_images[:_PICTURES], data.test_labels[:_PICTURES]
@@ -133,7 +140,7 @@ def _pictures(chosen: list[Entry], workshop: Workshop, workdir: Path) -> None:
     def logits_fn(x):
         return network(x, training=False)
 
-    attacked = make_attack(attack)(logits_fn, images, tf.constant(labels), workshop.config.seed)
+    attacked = make_attack(attack)(logits_fn, images, tf.constant(labels), config.seed)
     weights.write_arrays(
         workdir / "pictures.npz",
         {
@@ -153,12 +160,13 @@ def _pictures(chosen: list[Entry], workshop: Workshop, workdir: Path) -> None:
 
 def _document(
     chosen: list[Entry],
+    config: LotteryConfig,
     workshop: Workshop,
     cached: dict[str, bool],
     chosen_settings: dict,
     command: Sequence[str],
 ) -> dict:
-    config, store, data = workshop.config, workshop.store, workshop.data
+    store, data = workshop.store, workshop.data(config)
     labels: dict[str, Stage] = {}
     users: dict[str, list[str]] = {}
     for entry in chosen:
@@ -169,7 +177,6 @@ def _document(
         stage.key: workshop.history(stage) for stage in labels.values() if stage.kind == "train"
     }
     dense = next((entry for entry in chosen if entry.kind == "dense"), None)
-    rows = [_row(entry, workshop, histories, dense) for entry in chosen]
     curves = {entry.kind: histories[entry.train.key] for entry in chosen}
     for stage in labels.values():
         if stage.kind == "train" and stage.label.startswith("search"):
@@ -179,182 +186,51 @@ def _document(
         "package_version": tf_lottery.__version__,
         "settings": chosen_settings,
         "command": list(command),
-        "machine": machine(),
-        "data": {
-            "name": data.name,
-            "train": len(data.train_labels),
-            "validation": len(data.validation_labels),
-            "validation_used": config.train.validation_images or len(data.validation_labels),
-            "test": len(data.test_labels),
-            "digest": data.digest,
-            "classes": list(data.class_names),
-        },
-        "rows": rows,
+        "machine": provenance.machine(),
+        "data": provenance.images(data, config.train.validation_images),
+        "rows": [_row(entry, config, workshop, histories, dense) for entry in chosen],
         "curves": curves,
         "layers": {
             entry.kind: workshop.ticket(entry.ticket).layers for entry in chosen if entry.ticket
         },
         "ledger": [
-            {
-                "stage": stage.name,
-                "kind": stage.kind,
-                "label": stage.label,
-                "models": users[stage.key],
-                **dict.fromkeys(_COST_COLUMNS, 0),
-                **store.manifest(stage)["ledger"],
-                "cached": cached[stage.key],
-            }
+            rows.ledger_entry(stage, store, users[stage.key], cached[stage.key])
             for stage in labels.values()
         ],
         "attacks": [settings(attack) for attack in config.attacks],
     }
 
 
-_COST_COLUMNS = (
-    "seconds",
-    "startup_seconds",
-    "validation_seconds",
-    "examples",
-    "forward_passes",
-    "input_gradient_passes",
-    "weight_gradient_passes",
-    "flops",
-)
-
-
-def _row(entry: Entry, workshop: Workshop, histories: dict, dense: Entry | None) -> dict:
-    store, config = workshop.store, workshop.config
+def _row(
+    entry: Entry,
+    config: LotteryConfig,
+    workshop: Workshop,
+    histories: dict[str, list[dict]],
+    dense: Entry | None,
+) -> dict:
     history = histories[entry.train.key]
-    evaluations = {
-        which: json.loads((store.path(stage) / "evaluation.json").read_text())
-        for which, stage in entry.evaluations.items()
-    }
-    search, source = _search_cost(entry, workshop)
-    train = _total([entry.train], store)
-    density = workshop.ticket(entry.ticket).density if entry.ticket else 1.0
-    row = {
+    found = rows.accuracies(entry, config, workshop.store)
+    own = rows.costs(entry, workshop)
+    ratios: dict[str, float | None] = {}
+    if dense is not None:
+        baseline = rows.costs(dense, workshop)
+        ratios = rows.against_baseline(own, history, baseline, histories[dense.train.key])
+    return {
         "name": entry.kind,
         "kind": entry.kind,
         "model": config.model.label,
         "dataset": config.data.name,
         "seed": config.seed,
-        "density": density,
-        "natural": {which: found["natural"] for which, found in evaluations.items()},
-    }
-    for attack in config.attacks:
-        row[attack.name] = {
-            which: found["robust"][attack.name] for which, found in evaluations.items()
-        }
-    if config.attacks:
-        row["worst"] = {
-            which: _worst(store.path(stage) / "examples.npz")
-            for which, stage in entry.evaluations.items()
-        }
-    row |= {
+        "density": rows.density(entry, workshop),
+        "test_examples": found.pop("examples"),
+        **found,
         "epochs": len(history),
         "best_epoch": best_epoch(history),
-        "search_seconds": search["seconds"],
-        "train_seconds": train["seconds"],
-        "search_flops": search["flops"],
-        "train_flops": train["flops"],
-        "search_source": source,
-        "total_over_dense": None,
-        "total_flops_over_dense": None,
-        "epochs_to_dense": None,
-        "seconds_to_dense_over_dense": None,
-        "flops_to_dense_over_dense": None,
-        "test_examples": evaluations["best"]["examples"],
+        **own.columns("seconds", "flops"),
+        "search_source": own.source,
+        "total_over_dense": ratios.get("seconds"),
+        "total_flops_over_dense": ratios.get("flops"),
+        "epochs_to_dense": ratios.get("epochs_to_dense"),
+        "seconds_to_dense_over_dense": ratios.get("seconds_to_dense"),
+        "flops_to_dense_over_dense": ratios.get("flops_to_dense"),
     }
-    if dense is not None:
-        dense_cost = _total([dense.train], store)
-        dense_history = histories[dense.train.key]
-        goal = accuracy_goal(dense_history)
-        for column in ("seconds", "flops"):
-            total = (search[column] + train[column]) / dense_cost[column]
-            row["total_over_dense" if column == "seconds" else "total_flops_over_dense"] = total
-        epochs, seconds = epochs_to_reach(history, goal)
-        dense_epochs, dense_seconds = epochs_to_reach(dense_history, goal)
-        row["epochs_to_dense"] = epochs
-        if epochs is not None and seconds is not None:
-            flops = train["flops"] * epochs / len(history)
-            dense_flops = dense_cost["flops"] * dense_epochs / len(dense_history)
-            row["seconds_to_dense_over_dense"] = (search["seconds"] + seconds) / dense_seconds
-            row["flops_to_dense_over_dense"] = (search["flops"] + flops) / dense_flops
-    return row
-
-
-def _worst(path: Path) -> float:
-    """Share of the test images that are right clean and under every attack."""
-    found = weights.read_arrays(path)
-    right = found["clean_prediction"] == found["label"]
-    for name, predictions in found.items():
-        if name.startswith("prediction_"):
-            right = right & (predictions == found["label"])
-    return float(right.mean())
-
-
-def _search_cost(entry: Entry, workshop: Workshop) -> tuple[dict, str]:
-    """Seconds and FLOPs of the search, and whether this run or a given ticket says so."""
-    if entry.ticket is None:
-        return {"seconds": 0.0, "flops": 0}, "none"
-    if entry.searches:
-        return _total(entry.searches, workshop.store), "run"
-    recorded = workshop.ticket(entry.ticket).found.get("cost", {})
-    return {column: recorded.get(column, 0) for column in ("seconds", "flops")}, "ticket"
-
-
-def _total(stages: Sequence[Stage], store: Store) -> dict:
-    ledgers = [store.manifest(stage)["ledger"] for stage in stages]
-    return {column: sum(ledger[column] for ledger in ledgers) for column in ("seconds", "flops")}
-
-
-def accuracy_goal(history: list[dict]) -> float:
-    """The best validation accuracy of a run (robust if it was measured)."""
-    return max(row[judged_by(history)] for row in history)
-
-
-def epochs_to_reach(history: list[dict], goal: float) -> tuple[float | None, float | None]:
-    """When a run's validation accuracy first reached ``goal``.
-
-    Interpolates linearly between the last epoch below and the first not below.
-
-    Returns:
-      Epochs (from the start, fractional) and training seconds until then, or
-      ``(None, None)`` if it never did.
-    """
-    column = judged_by(history)
-    seconds = 0.0
-    previous = None
-    for row in history:
-        if row[column] >= goal:
-            share = 1.0
-            if previous is not None:
-                share = (goal - previous) / (row[column] - previous)
-            return row["epoch"] - 1 + share, seconds + share * row["seconds"]
-        previous = row[column]
-        seconds += row["seconds"]
-    return None, None
-
-
-def machine() -> dict:
-    """Where the results come from."""
-    return {
-        "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
-        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "python": platform.python_version(),
-        "tensorflow": tf.__version__,
-        "devices": [device.device_type for device in tf.config.list_physical_devices()],
-    }
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

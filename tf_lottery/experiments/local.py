@@ -21,6 +21,18 @@ class Worker(Protocol):
     def perform(self, stage: Stage, directory: Path) -> None: ...
 
 
+def is_finished(store: Store, stage: Stage) -> bool:
+    """True if the stage is finished and its result can be used.
+
+    Raises:
+      StoreError: its manifest is damaged or was written by a newer version.
+    """
+    if not store.has(stage):
+        return False
+    store.manifest(stage)
+    return True
+
+
 def run_stages(
     targets: Iterable[Stage],
     worker: Worker,
@@ -43,7 +55,7 @@ def run_stages(
     stages = in_order(targets)
     cached = {}
     for number, stage in enumerate(stages, 1):
-        cached[stage.key] = worker.store.has(stage)
+        cached[stage.key] = is_finished(worker.store, stage)
         if cached[stage.key]:
             continue
         announce(f"[{number}/{len(stages)}] {stage.label}")

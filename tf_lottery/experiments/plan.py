@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from tf_lottery.config import LotteryConfig
+from tf_lottery.experiments.ledger import validation_cost
 from tf_lottery.experiments.stage import Stage, in_order
 from tf_lottery.experiments.work import Workshop
-from tf_lottery.keras import tf
+from tf_lottery.keras import keras, tf
 
 _REPEATS = 3
+_FLOAT = 4  # bytes
+_GRAPHS = 400_000  # bytes that the functions of a SavedModel take, about
 
 
 @dataclass(frozen=True)
@@ -23,49 +28,100 @@ class PlannedStage:
       cached: finished already.
       flops: as the ledger will state them, of an evaluation at most; 0 for stages
         without passes.
-      seconds: measured if cached, else estimated.
+      seconds: measured if cached, else estimated; validation and tracing included.
+      disk_bytes: what it will leave in the store, about; 0 if cached.
     """
 
     stage: Stage
     cached: bool
     flops: int
     seconds: float
+    disk_bytes: int = 0
 
 
-def plan(targets: list[Stage], workshop: Workshop) -> list[PlannedStage]:
-    """All stages the targets need, with FLOPs and a time estimate.
+@dataclass(frozen=True)
+class Speed:
+    """How fast this machine trains a network.
 
-    Nothing is run but a few forward and backward passes on one batch, from whose
-    FLOP/s the times of unfinished stages are extrapolated. Validation, tracing
-    and reading data are not in the estimate.
+    Attributes:
+      flops_per_second: of natural training passes (3F an image) at the batch size.
+      startup_seconds: tracing and compiling one training step.
     """
-    stages = in_order(targets)
-    speed = None
+
+    flops_per_second: float
+    startup_seconds: float
+
+
+def plan(targets: Sequence[Stage], workshop: Workshop) -> list[PlannedStage]:
+    """All stages the targets need, with FLOPs, disk space and a time estimate.
+
+    Nothing is run but a few forward and backward passes of each network on one batch,
+    from whose FLOP/s the times of unfinished stages are extrapolated.
+    """
+    speeds: dict[Hashable, Speed] = {}
     result = []
-    for stage in stages:
+    for stage in in_order(targets):
         if workshop.store.has(stage):
             ledger = workshop.store.manifest(stage)["ledger"]
-            result.append(
-                PlannedStage(stage, True, ledger.get("flops", 0), ledger.get("seconds", 0.0))
-            )
+            seconds = ledger.get("seconds", 0.0) + ledger.get("validation_seconds", 0.0)
+            result.append(PlannedStage(stage, True, ledger.get("flops", 0), seconds))
             continue
+        config: LotteryConfig = stage.runtime["config"]
         flops = workshop.predicted_cost(stage).flops
-        if flops and speed is None:
-            speed = measure_speed(workshop)
-        result.append(PlannedStage(stage, False, flops, flops / speed if flops and speed else 0.0))
+        seconds = 0.0
+        if flops:
+            key = (workshop.spec(config), config.train.batch_size)
+            if key not in speeds:
+                speeds[key] = measure_speed(config, workshop)
+            work = flops + _validation_flops(stage, workshop)
+            seconds = work / speeds[key].flops_per_second
+            if stage.kind == "train":
+                seconds += speeds[key].startup_seconds
+        result.append(PlannedStage(stage, False, flops, seconds, _disk_bytes(stage, workshop)))
     return result
 
 
-def measure_speed(workshop: Workshop) -> float:
-    """FLOP/s of natural training passes of the run's network at its batch size.
+def _validation_flops(stage: Stage, workshop: Workshop) -> int:
+    """At most; the ledger keeps validation apart from training."""
+    if stage.kind != "train":
+        return 0
+    config = stage.runtime["config"]
+    data = workshop.data(config)
+    flops = workshop.forward_flops(config)
+    images = len(data.validation_labels)
+    return validation_cost(stage.runtime["train"], images, flops, data.num_classes).flops
+
+
+def _disk_bytes(stage: Stage, workshop: Workshop) -> int:
+    """What a stage leaves behind: mostly weights."""
+    config = stage.runtime["config"]
+    network = workshop.network(config)
+    weights = _FLOAT * network.count_params()
+    match stage.kind:
+        case "init":
+            return weights
+        case "train":  # best and last epoch, and those kept for rewinding
+            return weights * (2 + len(stage.runtime["train"].keep_epochs))
+        case "prune":
+            rewound = weights if stage.settings.get("rewind_epoch") else 0
+            return weights // (8 * _FLOAT) + rewound
+        case "export":
+            return weights + _GRAPHS
+        case "evaluate":  # a few int32 and float32 for each image and attack
+            images = len(workshop.data(config).test_labels)
+            return 4 * _FLOAT * images * (1 + len(config.attacks))
+    return 0
+
+
+def measure_speed(config: LotteryConfig, workshop: Workshop) -> Speed:
+    """Natural training passes of a configuration's network at its batch size, timed.
 
     The median of a few repeats; forward, input and weight gradients (3F an image).
     """
-    batch = workshop.config.train.batch_size
-    network = workshop.spec.build(0)
-    images = tf.constant(
-        np.random.default_rng(0).random((batch, *workshop.spec.input_shape)), tf.float32
-    )
+    batch = config.train.batch_size
+    spec = workshop.spec(config)
+    network: keras.Model = spec.build(0)
+    images = tf.constant(np.random.default_rng(0).random((batch, *spec.input_shape)), tf.float32)
     labels = tf.zeros([batch], tf.int32)
 
     @tf.function
@@ -83,39 +139,60 @@ def measure_speed(workshop: Workshop) -> float:
         passes()[0].numpy()
         return time.perf_counter() - began
 
-    timed()  # traces
+    first = timed()  # traces
     seconds = float(np.median([timed() for _ in range(_REPEATS)]))
-    return 3 * workshop.forward_flops * batch / seconds
+    flops = 3 * workshop.forward_flops(config) * batch
+    return Speed(flops / seconds, max(0.0, first - seconds))
 
 
-def plan_text(planned: list[PlannedStage], dense: Stage | None) -> str:
-    """The plan as an aligned table with a total and the ratio to the dense baseline."""
-    row = "{:<27}{:<34}{:>8}{:>12}{:>12}".format
-    lines = [row("stage", "what", "state", "TFLOP", "seconds")]
+def plan_text(planned: Sequence[PlannedStage], baseline: Sequence[Stage], jobs: int = 1) -> str:
+    """The plan as an aligned table with totals and the ratio to the dense baseline.
+
+    Args:
+      planned: of ``plan``.
+      baseline: the dense trainings that everything is compared with, one a replicate.
+      jobs: processes that will share the work.
+    """
+    width = max(34, *(len(item.stage.label) + 2 for item in planned))
+    row = ("{:<27}{:<" + str(min(width, 60)) + "}{:>8}{:>12}{:>12}{:>10}").format
+    lines = [row("stage", "what", "state", "TFLOP", "seconds", "MB")]
     for item in planned:
-        seconds = "-"
+        shown = "-"
         if item.cached:
-            seconds = f"{item.seconds:.1f}"
+            shown = f"{item.seconds:.1f}"
         elif item.flops:
-            seconds = f"~{item.seconds:.0f}"
+            shown = f"~{item.seconds:.0f}"
         lines.append(
             row(
                 item.stage.name,
-                item.stage.label[:32],
+                item.stage.label[:58],
                 "done" if item.cached else "to do",
                 f"{item.flops / 1e12:.3f}" if item.flops else "-",
-                seconds,
+                shown,
+                "-" if item.cached else f"{item.disk_bytes / 1e6:.1f}",
             )
         )
     left = [item for item in planned if not item.cached]
+    seconds = sum(item.seconds for item in left)
+    disk = sum(item.disk_bytes for item in left)
     lines.append(
-        f"{len(left)} of {len(planned)} stages to do, about "
-        f"{sum(item.seconds for item in left):.0f} s on this machine "
-        "(validation, tracing and data not counted)"
+        f"{len(left)} of {len(planned)} stages to do, about {duration(seconds)} on this machine "
+        f"(validation included, reading data not), {disk / 1e6:,.0f} MB of disk"
     )
-    if dense is not None:
-        baseline = next(item for item in planned if item.stage.key == dense.key)
+    if jobs > 1 and left:
+        lines.append(f"{jobs} jobs at a time share that work and the machine's cores")
+    keys = {stage.key for stage in baseline}
+    dense = sum(item.flops for item in planned if item.stage.key in keys)
+    if dense:
         training = sum(item.flops for item in planned if item.stage.kind == "train")
-        ratio = training / baseline.flops
-        lines.append(f"all training together: {ratio:.2f} x the FLOPs of the dense baseline")
+        lines.append(
+            f"all training together: {training / dense:.2f} x the FLOPs of the dense baseline"
+        )
     return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """``42 s``, ``12 min``, ``3.4 h``."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5970 else f"{seconds / 3600:.1f} h"

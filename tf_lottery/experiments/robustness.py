@@ -27,8 +27,8 @@ from tf_lottery.evaluation.curves import eps_curve, rises, steps_curve
 from tf_lottery.evaluation.diagnosis import diagnose
 from tf_lottery.evaluation.models import full_float32
 from tf_lottery.evaluation.transfer import transfer_matrix
-from tf_lottery.experiments.comparison import machine
 from tf_lottery.experiments.loading import LoadedModel
+from tf_lottery.experiments.provenance import machine
 from tf_lottery.reporting.intervals import compare
 
 _REVISION = 1  # raise it when a change of code changes results: old ones are then refused

@@ -7,12 +7,11 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any
 
 # Raise a kind's number when a change of code changes its results: finished stages
 # of the old code are then no longer found. 1 is left out of the key.
-REVISIONS = {"init": 1, "train": 1, "prune": 1, "evaluate": 2, "export": 1}
+REVISIONS = {"init": 1, "train": 1, "prune": 1, "evaluate": 2, "export": 1, "transfer": 1}
 KINDS = tuple(REVISIONS)
 
 
@@ -25,14 +24,15 @@ class Stage:
       label: for people, such as ``search: boosting``; not part of the key.
       settings: JSON tree with everything that determines the result besides parents.
       parents: stages whose results are read, by role.
-      runtime: what the work needs but the result does not depend on; not in the key.
+      runtime: what the work needs but the result does not depend on; not in the key. A
+        stage can be pickled, for another process of the same version to carry it out.
     """
 
     kind: str
     label: str
     settings: Mapping[str, Any]
-    parents: Mapping[str, Stage] = field(default_factory=lambda: MappingProxyType({}))
-    runtime: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    parents: Mapping[str, Stage] = field(default_factory=dict)
+    runtime: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
         if self.kind not in KINDS:

@@ -8,6 +8,7 @@ written last and before the directory gets its name. Work in progress lies in
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -20,6 +21,27 @@ from tf_lottery.errors import StoreError
 from tf_lottery.experiments.stage import Stage
 
 FORMAT = 1
+
+
+def read_manifest(content: bytes, where: object, stage: Stage) -> dict:
+    """The manifest of ``stage`` that was read from ``where``.
+
+    Raises:
+      StoreError: damaged, written by a newer version, or of another stage.
+    """
+    try:
+        manifest = json.loads(content)
+        version = int(manifest["format"])
+    except (ValueError, KeyError, TypeError):
+        raise StoreError(f"{where} is damaged; remove its directory to redo the stage") from None
+    if version > FORMAT:
+        raise StoreError(
+            f"{where} was written by a newer tf_lottery ({manifest.get('package_version')}); "
+            "update tf_lottery or choose another --store"
+        )
+    if manifest.get("key") != stage.key:
+        raise StoreError(f"{where} belongs to another stage; remove its directory to redo it")
+    return manifest
 
 
 class Store:
@@ -41,11 +63,11 @@ class Store:
 
     def path(self, stage: Stage) -> Path:
         """Where the finished stage lies or will lie."""
-        return self.root / stage.name
+        return self._home(stage)
 
     def has(self, stage: Stage) -> bool:
         """True if the stage is finished."""
-        return (self.path(stage) / "manifest.json").is_file()
+        return self._is_here(stage)
 
     def manifest(self, stage: Stage) -> dict:
         """The finished stage's manifest.
@@ -53,22 +75,23 @@ class Store:
         Raises:
           StoreError: missing, damaged, or written by a newer version.
         """
-        path = self.path(stage) / "manifest.json"
+        path = self._home(stage) / "manifest.json"
         try:
-            manifest = json.loads(path.read_text())
-            version = int(manifest["format"])
+            content = path.read_bytes()
         except FileNotFoundError:
             raise StoreError(f"{path} is missing") from None
-        except (OSError, ValueError, KeyError, TypeError):
-            raise StoreError(f"{path} is damaged; remove its directory to redo the stage") from None
-        if version > FORMAT:
-            raise StoreError(
-                f"{path} was written by a newer tf_lottery ({manifest.get('package_version')}); "
-                "update tf_lottery or choose another --store"
-            )
-        if manifest.get("key") != stage.key:
-            raise StoreError(f"{path} belongs to another stage; remove its directory to redo it")
-        return manifest
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read ({error.strerror})") from None
+        return read_manifest(content, path, stage)
+
+    def busy(self, stage: Stage) -> bool:
+        """True while a process of this machine, or of a shared disk, works on the stage."""
+        with contextlib.suppress(FileNotFoundError), open(self._lock(stage)) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
     @contextlib.contextmanager
     def work(self, stage: Stage) -> Iterator[Path | None]:
@@ -79,25 +102,51 @@ class Store:
         still there. A second process that wants the same stage waits.
 
         Yields:
-          The directory, or ``None`` if another process finished the stage meanwhile.
+          The directory, or ``None`` if another process finished the stage meanwhile
+          or had stopped when only the last rename was left to do.
 
         Raises:
           StoreError: the disk is full or cannot be written.
         """
         partial = self.root / "partial" / stage.name
         with files.disk_errors("store", self.root):
-            partial.parent.mkdir(exist_ok=True)
-        with files.locked(partial.with_suffix(".lock")):
-            if self.has(stage):
+            partial.parent.mkdir(parents=True, exist_ok=True)
+        with files.locked(self._lock(stage)):
+            with files.disk_errors("store", self.root):
+                recovered = self.has(stage) or self._recover(stage, partial)
+            if recovered:
                 yield None
                 return
             with files.disk_errors("store", self.root):
                 partial.mkdir(exist_ok=True)
             with files.disk_errors("store", self.root):
                 yield partial
-                self._finish(stage, partial)
+                self._seal(stage, partial)
+                self._publish(stage, partial)
 
-    def _finish(self, stage: Stage, partial: Path) -> None:
+    def _home(self, stage: Stage) -> Path:
+        return self.root / stage.name
+
+    def _lock(self, stage: Stage) -> Path:
+        return self.root / "partial" / f"{stage.name}.lock"
+
+    def _is_here(self, stage: Stage) -> bool:
+        return (self._home(stage) / "manifest.json").is_file()
+
+    def _recover(self, stage: Stage, partial: Path) -> bool:
+        """Finishes a stage whose work was complete; False if there is work left."""
+        path = partial / "manifest.json"
+        try:
+            read_manifest(path.read_bytes(), path, stage)
+        except (OSError, StoreError):
+            # It must not stand among files of which it says nothing.
+            path.unlink(missing_ok=True)
+            return False
+        self._publish(stage, partial)
+        return True
+
+    def _seal(self, stage: Stage, partial: Path) -> None:
+        """Writes the manifest: from now on the directory holds all of the stage."""
         ledger = partial / "ledger.json"
         manifest = {
             "format": FORMAT,
@@ -108,9 +157,20 @@ class Store:
             "settings": dict(stage.settings),
             "parents": {role: parent.name for role, parent in stage.parents.items()},
             "ledger": json.loads(ledger.read_text()) if ledger.exists() else {},
+            "files": {
+                path.relative_to(partial).as_posix(): path.stat().st_size
+                for path in sorted(partial.rglob("*"))
+                if path.is_file()
+            },
         }
         files.write_json(partial / "manifest.json", manifest)
-        target = self.path(stage)
-        if target.exists():  # without a manifest: not a finished stage
+
+    def _publish(self, stage: Stage, partial: Path) -> None:
+        """Gives a sealed directory its name."""
+        target = self._home(stage)
+        if self._is_here(stage):  # and may be read at this moment
+            shutil.rmtree(partial)
+            return
+        if target.exists():
             shutil.rmtree(target)
         os.replace(partial, target)

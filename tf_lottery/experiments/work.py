@@ -1,90 +1,101 @@
-"""How each kind of stage is carried out."""
+"""What stages share while they are carried out: data, networks, compiled attacks."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import re
-import shutil
-import time
-from functools import cached_property
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from pathlib import Path
+from typing import Any, TypeVar
 
-from tf_lottery import files, pruning, weights
-from tf_lottery.config import LotteryConfig, TrainConfig
+from tf_lottery.config import LotteryConfig
 from tf_lottery.data import ImageData, even_batch_size, load, steps_per_epoch
 from tf_lottery.errors import StoreError, TicketError, UsageError
-from tf_lottery.evaluation import Checkpoint, Evaluator
-from tf_lottery.experiments.ledger import Cost, evaluation_cost, training_cost
-from tf_lottery.experiments.stage import Stage, ancestors
+from tf_lottery.evaluation import Evaluator
+from tf_lottery.experiments import pruning_work, stage_work
+from tf_lottery.experiments.ledger import Cost, evaluation_cost, training_cost, transfer_cost
+from tf_lottery.experiments.stage import Stage
 from tf_lottery.experiments.store import Store
-from tf_lottery.export import export_saved_model
-from tf_lottery.keras import make_deterministic
+from tf_lottery.keras import keras, make_deterministic
 from tf_lottery.models import forward_flops
-from tf_lottery.pruning.masks import MaskedNetwork, prunable_kernels, wrap
 from tf_lottery.tickets import NetworkSpec, Ticket
-from tf_lottery.training.run import train
+
+_KINDS: dict[str, Callable[[Workshop, Stage, Path], None]] = {
+    "init": stage_work.initialise,
+    "train": stage_work.train_network,
+    "prune": pruning_work.prune,
+    "evaluate": stage_work.evaluate,
+    "export": stage_work.export,
+    "transfer": stage_work.transfer,
+}
+_KEPT = 4  # of each kind of thing, for arms of a sweep that differ in network or data
+_Made = TypeVar("_Made")
 
 
 class Workshop:
-    """What the stages of one run share: data, network, compiled attacks.
+    """Carries out stages, each under the configuration in its ``runtime["config"]``.
+
+    Data sets, networks and compiled attacks are kept from stage to stage, the last few.
 
     Args:
-      config: the run.
       store: where results of parents are read.
       log_root: TensorBoard logs go to ``<log_root>/<label>``; ``None`` writes none.
       progress: show bars.
     """
 
-    def __init__(
-        self,
-        config: LotteryConfig,
-        store: Store,
-        log_root: Path | None = None,
-        progress: bool = False,
-    ):
-        if config.deterministic:
-            make_deterministic(config.seed)
-        self.config = config
+    def __init__(self, store: Store, log_root: Path | None = None, progress: bool = False):
         self.store = store
         self.log_root = log_root
         self.progress = progress
+        self._made: dict[str, OrderedDict[Hashable, Any]] = {}
+        self._deterministic: int | None = None
 
-    @cached_property
-    def data(self) -> ImageData:
-        """The images, loaded once."""
-        return load(self.config.data)
+    def _kept(self, what: str, key: Hashable, make: Callable[[], _Made]) -> _Made:
+        made = self._made.setdefault(what, OrderedDict())
+        if key not in made:
+            made[key] = make()
+            if len(made) > _KEPT:
+                made.popitem(last=False)
+        made.move_to_end(key)
+        return made[key]
 
-    @cached_property
-    def spec(self) -> NetworkSpec:
-        """The network every stage of the run uses."""
-        normalize = self.config.model.normalize
+    def data(self, config: LotteryConfig) -> ImageData:
+        """The images."""
+        return self._kept("data", config.data, lambda: load(config.data))
+
+    def spec(self, config: LotteryConfig) -> NetworkSpec:
+        """The network every stage of a configuration uses."""
+        data = self.data(config)
+        normalize = config.model.normalize
         return NetworkSpec(
-            self.config.model,
-            self.data.input_shape,
-            self.data.num_classes,
-            self.data.mean if normalize else None,
-            self.data.std if normalize else None,
+            config.model,
+            data.input_shape,
+            data.num_classes,
+            data.mean if normalize else None,
+            data.std if normalize else None,
         )
 
-    @cached_property
-    def forward_flops(self) -> int:
+    def network(self, config: LotteryConfig) -> keras.Model:
+        """A bare network to put weights into; the same object for the same ``spec``."""
+        spec = self.spec(config)
+        return self._kept("network", spec, lambda: spec.build(0))
+
+    def forward_flops(self, config: LotteryConfig) -> int:
         """FLOPs of one forward pass of one image."""
-        return sum(forward_flops(self._evaluated).values())
+        return sum(forward_flops(self.network(config)).values())
 
-    @cached_property
-    def _evaluated(self):
-        return self.spec.build(0)
+    def evaluator(self, config: LotteryConfig) -> Evaluator:
+        """Attacks compiled for ``network(config)``: only weights are exchanged."""
+        network, jit_compile = self.network(config), config.train.jit_compile
+        size = even_batch_size(len(self.data(config).test_labels))
+        return self._kept(
+            "evaluator",
+            (self.spec(config), config.attacks, size, jit_compile),
+            lambda: Evaluator(network, config.attacks, size, jit_compile),
+        )
 
-    @cached_property
-    def _evaluator(self) -> Evaluator:
-        # One network and one set of compiled attacks serve every evaluation;
-        # only the weights are exchanged.
-        jit_compile = self.config.train.jit_compile
-        size = even_batch_size(len(self.data.test_labels))
-        return Evaluator(self._evaluated, self.config.attacks, size, jit_compile)
-
-    def check(self, ticket: Ticket | None = None) -> None:
+    def check(self, config: LotteryConfig, ticket: Ticket | None = None) -> None:
         """Loads the data and tells early what would fail late.
 
         Raises:
@@ -92,23 +103,24 @@ class Workshop:
           UsageError: a batch is larger than the training set.
           TicketError: ``ticket`` is for another network.
         """
-        for config in (self.config.search, self.config.train, self.config.ticket_train):
-            steps_per_epoch(len(self.data.train_labels), config.batch_size)
-            if config.validation_images > len(self.data.validation_labels):
+        data = self.data(config)
+        for training in (config.search, config.train, config.ticket_train):
+            steps_per_epoch(len(data.train_labels), training.batch_size)
+            if training.validation_images > len(data.validation_labels):
                 raise UsageError.bad_value(
                     "validation_images",
-                    config.validation_images,
-                    f"at most the {len(self.data.validation_labels)} validation images",
+                    training.validation_images,
+                    f"at most the {len(data.validation_labels)} validation images",
                 )
         if ticket is not None:
-            self._check_ticket(ticket)
+            self.check_ticket(config, ticket)
 
-    def _check_ticket(self, ticket: Ticket) -> None:
-        if ticket.spec != self.spec:
-            raise TicketError(
-                f"--ticket: the ticket is for {_network(ticket.spec)}, "
-                f"this run for {_network(self.spec)}"
-            )
+    def check_ticket(self, config: LotteryConfig, ticket: Ticket) -> None:
+        """Raises ``TicketError`` if the ticket is for another network."""
+        spec = self.spec(config)
+        if ticket.spec != spec:
+            made, asked = _network(ticket.spec), _network(spec)
+            raise TicketError(f"--ticket: the ticket is for {made}, this run for {asked}")
 
     def perform(self, stage: Stage, directory: Path) -> None:
         """Does the stage's work in ``directory``, the parents being finished.
@@ -116,21 +128,34 @@ class Workshop:
         Raises:
           LotteryError: as the work does.
         """
-        getattr(self, f"_{stage.kind}")(stage, directory)
+        config: LotteryConfig = stage.runtime["config"]
+        if config.deterministic and self._deterministic != config.seed:
+            make_deterministic(config.seed)
+            self._deterministic = config.seed
+        _KINDS[stage.kind](self, stage, directory)
 
-    def predicted_cost(self, stage: Stage) -> Cost:
-        """Passes and FLOPs the stage will take, times 0."""
+    def predicted_cost(self, stage: Stage, epochs: int = 0) -> Cost:
+        """Passes and FLOPs the stage will take, times 0.
+
+        Args:
+          stage: of any kind.
+          epochs: that a training took, if it stopped early; 0: as planned.
+        """
+        config: LotteryConfig = stage.runtime["config"]
+        data = self.data(config)
         if stage.kind == "train":
-            return training_cost(
-                stage.runtime["train"], len(self.data.train_labels), self.forward_flops
-            )
+            training = stage.runtime["train"]
+            if epochs:
+                training = dataclasses.replace(training, epochs=epochs, keep_epochs=())
+            return training_cost(training, len(data.train_labels), self.forward_flops(config))
+        images, classes = len(data.test_labels), data.num_classes
         if stage.kind == "evaluate":
-            return evaluation_cost(
-                self.config.attacks,
-                len(self.data.test_labels),
-                self.forward_flops,
-                self.data.num_classes,
-            )
+            return evaluation_cost(config.attacks, images, self.forward_flops(config), classes)
+        if stage.kind == "transfer":
+            flops = [
+                self.forward_flops(parent.runtime["config"]) for parent in stage.parents.values()
+            ]
+            return transfer_cost(stage.runtime["attack"], images, flops, classes)
         return Cost()
 
     def check_data(self, stage: Stage) -> None:
@@ -142,11 +167,12 @@ class Workshop:
         Raises:
           StoreError: it saw others.
         """
+        data = self.data(stage.runtime["config"])
         path = self.store.path(stage) / "network.json"
-        if json.loads(path.read_text())["data_digest"] != self.data.digest:
+        if json.loads(path.read_text())["data_digest"] != data.digest:
             raise StoreError(
                 f"--store: {path.parent} was trained on other images named "
-                f"{self.data.name}; choose another --store"
+                f"{data.name}; choose another --store"
             )
 
     def history(self, stage: Stage) -> list[dict]:
@@ -157,238 +183,7 @@ class Workshop:
         """The ticket of a finished prune stage."""
         return Ticket.load(self.store.path(stage) / "ticket")
 
-    # One method a kind. -----------------------------------------------------
-
-    def _init(self, stage: Stage, directory: Path) -> None:
-        network = self.spec.build(stage.settings["seed"])
-        values = weights.get_weights(network)
-        weights.write_arrays(directory / "weights.npz", values)
-        files.write_json(
-            directory / "network.json",
-            {
-                "network": self.spec.to_json(),
-                "seed": stage.settings["seed"],
-                "digest": weights.digest(values),
-            },
-        )
-
-    def _start(self, stage: Stage, policy: str) -> MaskedNetwork:
-        """The masked network a training stage starts from."""
-        if "ticket" in stage.parents:
-            ticket = self.ticket(stage.parents["ticket"])
-            self._check_ticket(ticket)
-            return ticket.network(policy)
-        network = self.spec.build(0, policy)
-        path = self.store.path(stage.parents["start"]) / "weights.npz"
-        weights.set_weights(network, weights.read_arrays(path))
-        return wrap(network)
-
-    def _train(self, stage: Stage, directory: Path) -> None:
-        if (directory / "ledger.json").exists():  # stopped just before the end
-            return
-        config: TrainConfig = stage.runtime["train"]
-        mixed = config.dtype_policy != "float32"
-        logs = None if self.log_root is None else self.log_root / slug(stage.label)
-        rows = train(
-            self._start(stage, config.dtype_policy),
-            self.data,
-            config,
-            seed=stage.settings["seed"],
-            directory=directory,
-            augment=self.config.data.augment,
-            stage=stage.label,
-            log_directory=logs,
-            log_settings=_hparams(stage, config, self.config),
-            validation_network=self.spec.build(0) if mixed else None,
-            verbose=None if self.progress else 0,
-        )
-        if logs is not None:
-            # Packed, or TensorBoard would find each run twice under the work directory.
-            shutil.make_archive(str(directory / "tensorboard"), "tar", logs)
-        files.write_json(
-            directory / "network.json",
-            {"network": self.spec.to_json(), "data_digest": self.data.digest},
-        )
-        cost = dataclasses.replace(
-            self.predicted_cost(stage),
-            **{
-                column: sum(row[column] for row in rows)
-                for column in ("seconds", "startup_seconds", "validation_seconds")
-            },
-        )
-        files.write_json(directory / "ledger.json", cost.to_json())
-        shutil.rmtree(directory / "checkpoints", ignore_errors=True)
-
-    def _prune(self, stage: Stage, directory: Path) -> None:
-        began = time.perf_counter()
-        if "given" in stage.settings:
-            ticket = stage.runtime["ticket"]
-        elif "control" in stage.settings:
-            ticket = self._control_ticket(stage)
-        else:
-            ticket = self._searched_ticket(stage)
-        ticket.save(directory / "ticket")
-        cost = Cost(seconds=time.perf_counter() - began)
-        files.write_json(directory / "ledger.json", cost.to_json())
-
-    def _searched_ticket(self, stage: Stage) -> Ticket:
-        chosen, parents = stage.settings, stage.parents
-        trained = weights.read_arrays(self.store.path(parents["trained"]) / "final.npz")
-        parent = self.ticket(parents["ticket"]) if "ticket" in parents else None
-        kernels = {name: trained[f"{name}/kernel"] for name in prunable_kernels(self._evaluated)}
-        masks = pruning.prune(
-            kernels,
-            parent.masks if parent else None,
-            chosen["sparsity"],
-            score=chosen["score"],
-            scope=chosen["scope"],
-            seed=chosen.get("seed", 0),
-        )
-        init = json.loads((self.store.path(parents["start"]) / "network.json").read_text())
-        epoch = chosen["rewind_epoch"]
-        rewind = None
-        if epoch:
-            path = self.store.path(parents["rewind"]) / f"epoch-{epoch}.npz"
-            rewind = weights.read_arrays(path)
-        return Ticket(
-            spec=self.spec,
-            dataset=self.config.data.name,
-            init_seed=init["seed"],
-            init_digest=init["digest"],
-            masks=masks,
-            rewind_epoch=epoch,
-            rewind_weights=rewind,
-            found=self._provenance(stage),
-            parent=parent.digest if parent else None,
-        )
-
-    def _control_ticket(self, stage: Stage) -> Ticket:
-        parent = self.ticket(stage.parents["ticket"])
-        found = {**parent.found, "control": stage.settings["control"], "label": stage.label}
-        if stage.settings["control"] == "random_mask":
-            masks = pruning.random_masks(parent.masks, stage.settings["seed"])
-            return dataclasses.replace(parent, masks=masks, found=found, parent=parent.digest)
-        init = json.loads((self.store.path(stage.parents["start"]) / "network.json").read_text())
-        return dataclasses.replace(
-            parent,
-            init_seed=init["seed"],
-            init_digest=init["digest"],
-            rewind_epoch=0,
-            rewind_weights=None,
-            found=found,
-            parent=parent.digest,
-        )
-
-    def _provenance(self, stage: Stage) -> dict:
-        """How a ticket was found: settings of search and pruning, cost, stages."""
-        searches = [s for s in ancestors(stage) if s.kind == "train"]
-        ledgers = [self.store.manifest(s)["ledger"] for s in searches]
-        last = stage.parents["trained"]
-        return {
-            "label": stage.label,
-            "control": None,
-            "search": last.settings["train"],
-            "data": last.settings["data"],
-            "seed": last.settings["seed"],
-            "pruning": dict(stage.settings),
-            "rounds": len(searches),
-            "cost": {
-                column: sum(ledger[column] for ledger in ledgers)
-                for column in ("seconds", "examples", "forward_passes", "flops")
-            },
-            "stages": [s.name for s in searches],
-        }
-
-    def _evaluate(self, stage: Stage, directory: Path) -> None:
-        trained = self.store.path(stage.parents["trained"])
-        name = "best.npz" if stage.settings["weights"] == "best" else "final.npz"
-        values = weights.read_arrays(trained / name)
-        twin = stage.runtime.get("twin")
-        if twin is not None and self.store.has(twin):
-            other = weights.read_arrays(trained / "best.npz")
-            if weights.digest(values) == weights.digest(other):
-                for file in ("evaluation.json", "examples.npz"):
-                    shutil.copyfile(self.store.path(twin) / file, directory / file)
-                files.write_json(directory / "ledger.json", Cost().to_json())
-                return
-        weights.set_weights(self._evaluated, values)
-        checkpoint = Checkpoint(directory / "progress.npz")
-        found = self._evaluator(
-            self.data.test_images,
-            self.data.test_labels,
-            self.config.seed,
-            self.progress,
-            checkpoint,
-            {"stage": stage.key, "data": self.data.digest},
-        )
-        files.write_json(
-            directory / "evaluation.json",
-            {
-                "natural": found.natural,
-                "robust": found.robust,
-                "examples": len(found.labels),
-                "seconds": found.seconds,
-            },
-        )
-        arrays = {"index": self.data.test_index, **found.arrays()}
-        weights.write_arrays(directory / "examples.npz", arrays)
-        passes = [part for parts in found.passes.values() for part in parts.values()]
-        forward = sum(part.forward_passes for part in passes)
-        gradient = sum(part.input_gradient_passes for part in passes)
-        cost = Cost(
-            seconds=sum(found.seconds.values()),  # of all processes it took
-            examples=len(found.labels),
-            forward_passes=forward,
-            input_gradient_passes=gradient,
-            flops=(forward + gradient) * self.forward_flops,
-        )
-        files.write_json(directory / "ledger.json", cost.to_json())
-        checkpoint.remove()
-
-    def _export(self, stage: Stage, directory: Path) -> None:
-        began = time.perf_counter()
-        trained = self.store.path(stage.parents["trained"])
-        network = self.spec.build(0)
-        weights.set_weights(network, weights.read_arrays(trained / "best.npz"))
-        ticket = self.ticket(stage.parents["ticket"]) if "ticket" in stage.parents else None
-        export_saved_model(
-            network,
-            directory / "saved_model",
-            class_names=self.data.class_names,
-            metadata={
-                "dataset": self.data.name,
-                "network": self.spec.to_json(),
-                "training": dict(stage.parents["trained"].settings),
-                "epoch": "best",
-                "ticket": None if ticket is None else ticket.to_json(),
-            },
-        )
-        cost = Cost(seconds=time.perf_counter() - began)
-        files.write_json(directory / "ledger.json", cost.to_json())
-
 
 def _network(spec: NetworkSpec) -> str:
     pixels = "normalised" if spec.mean is not None else "raw"
     return f"{spec.model.label} on {pixels} {spec.input_shape} pixels, {spec.num_classes} classes"
-
-
-def slug(label: str) -> str:
-    """A label as a directory name: ``search: boosting`` -> ``search-boosting``."""
-    return re.sub(r"[^A-Za-z0-9_.]+", "-", label).strip("-")
-
-
-def _hparams(stage: Stage, train: TrainConfig, config: LotteryConfig) -> dict:
-    attack = train.objective.attack
-    return {
-        "stage": stage.label,
-        "model": config.model.label,
-        "dataset": config.data.name,
-        "objective": train.objective.name,
-        "eps": attack.eps if attack else 0.0,
-        "attack_steps": attack.steps if attack else 0,
-        "epochs": train.epochs,
-        "batch_size": train.batch_size,
-        "learning_rate": train.schedule.peak,
-        "sparsity": 0.0 if "start" in stage.parents else config.prune.sparsity,
-        "seed": config.seed,
-    }

@@ -125,8 +125,12 @@ def styled(draw: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-def legend(figure: Figure, axes: Iterable[Axes], last: str | None = None) -> None:
-    """One legend above all panels, in as few rows as fit; the entry ``last`` at its end."""
+def legend(figure: Figure, axes: Iterable[Axes], last: str | None = None) -> int:
+    """One legend above all panels, in as few rows as fit; the entry ``last`` at its end.
+
+    Returns:
+      The number of its rows.
+    """
     entries: dict[str, Any] = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
@@ -143,6 +147,8 @@ def legend(figure: Figure, axes: Iterable[Axes], last: str | None = None) -> Non
         figure.legend(
             entries.values(), labels, loc="outside upper center", ncols=columns, handlelength=3.2
         )
+        return math.ceil(len(labels) / columns)
+    return 0
 
 
 def visible(label: str) -> str:

@@ -1,8 +1,9 @@
-"""Keras callbacks of a training run: history, best epoch, checkpoints, bad numbers.
+"""Keras callbacks of a training run: history, best epoch, early stop, checkpoints, bad numbers.
 
 Order matters and is fixed in ``tf_lottery.training.run``: the history row of an
-epoch first, then the weights that may become the best, the checkpoint last. A
-process that dies in between repeats that epoch from the previous checkpoint.
+epoch first, then whether it is the last, the weights that may become the best, the
+checkpoint last. A process that dies in between repeats that epoch from the previous
+checkpoint.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -59,14 +61,30 @@ class History(keras.callbacks.Callback):
     and ``train_accuracy`` (on the images trained on, attacked ones if adversarial),
     ``validation_natural``, ``validation_robust`` (or ``None``), ``seconds`` (training
     alone), ``startup_seconds`` (the part of it until the process's first step was
-    done: tracing and compiling) and ``validation_seconds``.
+    done: tracing and compiling), ``validation_seconds`` and ``distance`` (``None``
+    without ``distance``; rows written by older versions have no such key).
+
+    Args:
+      path: of the file; rows of an interrupted run are read from it.
+      rates: learning rate of every step, (epochs * steps_per_epoch,).
+      steps_per_epoch: optimizer steps.
+      first_epoch: how many of the file's rows stand.
+      distance: measured after each epoch, outside both of its times.
     """
 
-    def __init__(self, path: Path, rates: np.ndarray, steps_per_epoch: int, first_epoch: int):
+    def __init__(
+        self,
+        path: Path,
+        rates: np.ndarray,
+        steps_per_epoch: int,
+        first_epoch: int,
+        distance: Callable[[], float] | None = None,
+    ):
         super().__init__()
         self._path = Path(path)
         self._rates = rates
         self._steps_per_epoch = steps_per_epoch
+        self._distance = distance
         self.rows: list[dict] = []
         if first_epoch:
             self.rows = json.loads(self._path.read_text())[:first_epoch]
@@ -102,6 +120,7 @@ class History(keras.callbacks.Callback):
                 "seconds": trained - self._began,
                 "startup_seconds": self._startup,
                 "validation_seconds": now - trained,
+                "distance": None if self._distance is None else self._distance(),
             }
         )
         files.write_json(self._path, self.rows)
@@ -117,6 +136,36 @@ def best_epoch(rows: list[dict]) -> int:
     """The epoch (from 1) with the best validation accuracy, the earliest among equals."""
     column = judged_by(rows)
     return max(rows, key=lambda row: (row[column], -row["epoch"]))["epoch"]
+
+
+def stopped_early(rows: list[dict], patience: int) -> bool:
+    """Whether the last ``patience`` epochs in a row brought no new best validation accuracy.
+
+    A new best is strictly better, by the judgement of ``best_epoch``. True as well
+    where the epochs ran out at the same time.
+
+    Args:
+      rows: of the history, from epoch 1 on; may be empty.
+      patience: epochs; 0 never stops.
+    """
+    return bool(rows) and 0 < patience <= rows[-1]["epoch"] - best_epoch(rows)
+
+
+class StopEarly(keras.callbacks.Callback):
+    """Ends a run as ``stopped_early`` says.
+
+    Keras' ``EarlyStopping`` counts in memory, from 0 in each ``fit``: a resumed run
+    would stop later than an uninterrupted one. The rows of the history survive.
+    """
+
+    def __init__(self, history: History, patience: int):
+        super().__init__()
+        self._history = history
+        self._patience = patience
+
+    def on_epoch_end(self, epoch, logs=None):
+        if stopped_early(self._history.rows, self._patience):
+            self.model.stop_training = True
 
 
 class KeepWeights(keras.callbacks.Callback):

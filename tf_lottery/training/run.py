@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
 
 from tf_lottery import files, weights
 from tf_lottery.attacks import make_attack
@@ -17,10 +20,12 @@ from tf_lottery.data import (
     steps_per_epoch,
     training_batches,
 )
+from tf_lottery.errors import UsageError
 from tf_lottery.keras import keras
 from tf_lottery.objectives import make_objective
 from tf_lottery.pruning.masks import MaskedNetwork
 from tf_lottery.training import callbacks
+from tf_lottery.training.distance import RelativeDistance
 from tf_lottery.training.model import LotteryModel
 from tf_lottery.training.schedules import RateTable, learning_rates
 from tf_lottery.training.tensorboard import TensorBoardLog
@@ -84,11 +89,13 @@ def train(
     log_settings: dict | None = None,
     validation_network: keras.Model | None = None,
     verbose: int | None = None,
+    distance_from: Mapping[str, np.ndarray] | None = None,
 ) -> list[dict]:
     """Trains ``masked`` in place and leaves the results in ``directory``.
 
     Called again on a directory in which it was interrupted, it goes on after the
-    last finished epoch. Files left: ``final.npz``, ``best.npz`` (by validation
+    last finished epoch. Files left: ``final.npz`` (of the last epoch trained, which
+    ``config.patience`` may put before the last planned), ``best.npz`` (by validation
     accuracy), ``epoch-<k>.npz`` for ``config.keep_epochs``, ``history.json``, and
     ``checkpoints/``, which the caller may remove once it has noted the end.
 
@@ -104,13 +111,17 @@ def train(
       log_settings: for TensorBoard's HParams table.
       validation_network: float32 twin when ``config.dtype_policy`` is mixed.
       verbose: as in Keras ``fit``; ``None``: a bar on a terminal, else a line an epoch.
+      distance_from: kernels by layer name to which every row of the history gives the
+        relative distance, see ``RelativeDistance``.
 
     Returns:
-      The history: see ``callbacks.History``.
+      The history, a row for each epoch trained: see ``callbacks.History``.
 
     Raises:
       NonFiniteError: the loss became NaN or infinite.
-      UsageError: the batch is larger than the training set.
+      UsageError: the batch is larger than the training set, or the run stopped early,
+        before an epoch of ``config.keep_epochs``.
+      ValueError: ``distance_from`` does not fit the network.
     """
     directory = Path(directory)
     if config.dtype_policy != "float32" and validation_network is None:
@@ -123,12 +134,14 @@ def train(
     model.compile(optimizer=optimizer, jit_compile=config.jit_compile)
 
     rates = learning_rates(config.schedule, config.epochs, steps)
-    history = callbacks.History(directory / "history.json", rates, steps, first_epoch)
+    distance = None if distance_from is None else RelativeDistance(distance_from, masked.kernels)
+    history = callbacks.History(directory / "history.json", rates, steps, first_epoch, distance)
     keep = config.keep_epochs
     checkpoint = callbacks.Checkpoint(directory, model, optimizer, history, keep)
     used = [
         callbacks.NonFiniteGuard(stage),
         history,
+        callbacks.StopEarly(history, config.patience),
         callbacks.KeepWeights(directory, masked.network, history, keep),
         checkpoint,
     ]
@@ -152,7 +165,8 @@ def train(
         )
 
     shown = config.validation_images or len(data.validation_labels)
-    if first_epoch < config.epochs:
+    # A process may have died right after the epoch that decided to stop.
+    if first_epoch < config.epochs and not callbacks.stopped_early(history.rows, config.patience):
         model.fit(
             training_batches(
                 data.train_images,
@@ -175,6 +189,12 @@ def train(
             verbose=(1 if sys.stdout.isatty() else 2) if verbose is None else verbose,
         )
 
+    if len(history.rows) < max(keep, default=0):
+        raise UsageError.bad_value(
+            "rewind_epoch",
+            max(keep),
+            f"at most {len(history.rows)}: {stage} ended there by --patience={config.patience}",
+        )
     weights.write_arrays(directory / "final.npz", weights.get_weights(masked.network))
     best = callbacks.best_epoch(history.rows)
     _place(callbacks.epoch_file(directory, best), directory / "best.npz", copy=best in keep)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,7 @@ class TensorBoardLog(keras.callbacks.Callback):
       images: uint8 (n, h, w, c), the first few are attacked and shown.
       labels: int (n,).
       settings: flat mapping for the HParams table; values str, bool, int or float.
-      epochs: of the whole run.
+      epochs: of the whole run, if it does not end early.
     """
 
     def __init__(self, directory: Path, history, images, labels, settings: dict, epochs: int):
@@ -52,7 +54,10 @@ class TensorBoardLog(keras.callbacks.Callback):
             tf.summary.scalar("loss/train", row["loss"])
             tf.summary.scalar("learning_rate", row["learning_rate"])
             tf.summary.scalar("seconds/train", row["seconds"])
-            if epoch == 0 or epoch + 1 == self._epochs or (epoch + 1) % _HISTOGRAM_EVERY == 0:
+            if row["distance"] is not None:
+                tf.summary.scalar("distance", row["distance"])
+            last = epoch + 1 == self._epochs or self.model.stop_training
+            if epoch == 0 or last or (epoch + 1) % _HISTOGRAM_EVERY == 0:
                 self._kernels()
                 self._pictures()
         self._writer.flush()
@@ -73,6 +78,17 @@ class TensorBoardLog(keras.callbacks.Callback):
             lambda x: self.model.validation_network(x, training=False), clean, self._labels, 0
         )
         tf.summary.image("images/clean_above_adversarial", _strip(clean, attacked))
+
+
+def log_pictures(directory: Path, pictures: Sequence[Path]) -> None:
+    """PNG files as images, each under its file name; replaces what lies in ``directory``."""
+    shutil.rmtree(directory, ignore_errors=True)
+    writer = tf.summary.create_file_writer(str(directory))
+    with writer.as_default(step=0):
+        for path in pictures:
+            image = tf.io.decode_png(path.read_bytes(), channels=3)
+            tf.summary.image(path.stem, image[None])
+    writer.close()
 
 
 def _strip(clean, attacked):

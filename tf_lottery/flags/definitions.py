@@ -1,4 +1,4 @@
-"""The command line's flags, grouped by topic; the only reader of ``FLAGS``.
+"""Every flag of the command line, grouped by topic.
 
 The flags live in a ``FlagValues`` of their own, so that ``--help`` shows this
 project's flags alone and ``-v`` is ours, whatever libraries are imported later.
@@ -6,11 +6,8 @@ project's flags alone and ``-v`` is ours, whatever libraries are imported later.
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import re
-import shutil
-import textwrap
 from fractions import Fraction
 from typing import Any
 
@@ -20,6 +17,7 @@ from tf_lottery.attack_config import NORMS
 from tf_lottery.config import (
     ARCHITECTURES,
     DTYPE_POLICIES,
+    EXECUTORS,
     KINDS,
     MODES,
     OBJECTIVES,
@@ -27,15 +25,13 @@ from tf_lottery.config import (
     RATE_SCHEDULES,
     SCOPES,
     SCORES,
-    AttackConfig,
-    LotteryConfig,
 )
-from tf_lottery.errors import UsageError
-from tf_lottery.options import evaluation_attacks, lottery_config
+from tf_lottery.experiments.paper import EXPERIMENTS, SWEEPS
+from tf_lottery.options import lottery_config
 
 FLAGS = flags.FlagValues()
 
-_DEFAULTS = {
+DEFAULTS = {
     name: parameter.default
     for name, parameter in inspect.signature(lottery_config).parameters.items()
 }
@@ -60,14 +56,28 @@ class _NumberParser(flags.ArgumentParser):
         return "number"
 
 
+class _NumbersParser(_NumberParser):
+    """Numbers with commas between."""
+
+    syntactic_help = "numbers with commas between"
+
+    def parse(self, argument):
+        if isinstance(argument, (list, tuple)):
+            return [float(value) for value in argument]
+        return [super(_NumbersParser, self).parse(part) for part in argument.split(",") if part]
+
+
 def _flag(kind: str, name: str, text: str, default: Any = ..., **extra) -> str:
     """Defines one flag, its default that of ``lottery_config`` unless given; returns its name."""
-    default = _DEFAULTS[name] if default is ... else default
+    default = DEFAULTS[name] if default is ... else default
     default = list(default) if isinstance(default, tuple) else default
     extra["flag_values"] = FLAGS
     if kind == "number":
         serializer: flags.ArgumentSerializer = flags.ArgumentSerializer()
         flags.DEFINE(_NumberParser(), name, default, text, serializer=serializer, **extra)
+    elif kind == "numbers":
+        commas: flags.ArgumentSerializer = flags.ListSerializer(",")
+        flags.DEFINE(_NumbersParser(), name, default, text, serializer=commas, **extra)
     else:
         getattr(flags, f"DEFINE_{kind}")(name, default=default, help=text, **extra)
     return name
@@ -81,8 +91,19 @@ def _list(values) -> str:
     return ", ".join(values)
 
 
+# Flag of an experiment's sweep -> what its values are.
+_SWEEPS = {
+    "sweep_epochs": "Epochs of retraining (fig2, fig4, fig8, table3).",
+    "sweep_rates": "Learning rates of the search (fig4).",
+    "sweep_sparsity": "Shares of the weights removed (fig5).",
+    "sweep_widths": "Width factors (fig6).",
+    "sweep_depths": "Depths (fig6).",
+    "sweep_search_epochs": "Epochs of the search (search_epochs).",
+}
+assert set(_SWEEPS) == set(SWEEPS)
+
 # Topic -> names, in the order of --help.
-_TOPICS = {
+TOPICS = {
     "What to do": [
         _enum(
             "mode",
@@ -132,6 +153,41 @@ _TOPICS = {
             "Where mode evaluate writes, and goes on from. Default: <workdir>/evaluation.",
             None,
         ),
+    ],
+    "Experiments of the paper": [
+        _flag(
+            "string",
+            "experiment",
+            f"Modes run and plan: one of {_list(EXPERIMENTS)}, instead of a comparison.",
+            None,
+        ),
+        _flag(
+            "integer",
+            "replicates",
+            "Modes run and plan, with --experiment: how many seeds, the first being --seed.",
+            1,
+        ),
+        *(
+            _flag("numbers", name, f"{text} Default: the paper's.", None)
+            for name, text in _SWEEPS.items()
+        ),
+        _flag(
+            "string",
+            "reference_csv",
+            "Published training curves to draw beside ours: columns run, epoch, valid_clean, "
+            "valid_robust.",
+            None,
+        ),
+        _enum(
+            "executor",
+            EXECUTORS,
+            "local: processes of this machine. ray: a Ray cluster (extra ray).",
+            "local",
+        ),
+        _flag("integer", "jobs", "Stages at a time on this machine, which share its cores.", 1),
+        _flag("string", "ray_address", "Of a running cluster. Default: one on this machine.", None),
+        _flag("integer", "ray_cpus", "CPU cores that a stage takes of a Ray cluster.", 1),
+        _flag("number", "ray_gpus", "GPUs that a stage takes of a Ray cluster.", 0.0),
     ],
     "Data": [
         _flag(
@@ -187,6 +243,12 @@ _TOPICS = {
             "dtype_policy",
             DTYPE_POLICIES,
             "Precision of training; evaluation is always float32.",
+        ),
+        _flag(
+            "integer",
+            "patience",
+            "Early stopping of dense training and retraining: epochs without a new best "
+            "validation accuracy; 0: never.",
         ),
         _flag("boolean", "jit_compile", "Compile the training step with XLA (accelerators)."),
     ],
@@ -277,156 +339,3 @@ _TOPICS = {
         _flag("boolean", "version", "Show the version.", False),
     ],
 }
-
-
-# Flags that say where files lie, or how to talk: no part of a result.
-_PLACES = (
-    "workdir", "store", "data_dir", "ticket", "model_path", "export_dir", "evaluation_dir",
-    "eval_batch_size", "verbose", "mode",
-)  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class Command:
-    """A parsed command line.
-
-    Attributes:
-      mode: one of ``config.MODES``.
-      model_paths: what ``--model_path`` lists.
-      transfer_attack, analysis_images, eval_batch_size: of mode evaluate.
-      options: the arguments of ``lottery_config`` as given.
-      given: names of the flags that were set.
-      argv: what was set, flagfiles resolved, without the flags of ``_PLACES``.
-    """
-
-    mode: str
-    workdir: str
-    store: str
-    ticket: str | None
-    model_paths: tuple[str, ...]
-    export_dir: str
-    evaluation_dir: str
-    transfer_attack: str
-    analysis_images: int
-    eval_batch_size: int
-    verbose: bool
-    options: dict[str, Any]
-    given: frozenset[str]
-    argv: tuple[str, ...]
-
-    def config(self) -> LotteryConfig:
-        """The validated configuration; raises ``UsageError``."""
-        return lottery_config(**self.options)
-
-    def evaluation_attack(self, name: str, flag: str) -> AttackConfig:
-        """The attack of that name with the settings of evaluation; errors name ``flag``."""
-        try:
-            (attack,) = evaluation_attacks(
-                [name],
-                *(
-                    self.options[option]
-                    for option in (
-                        "eps", "eval_norm", "eval_eps", "eval_step_size", "eval_random_start",
-                        "restarts",
-                    )
-                ),
-            )  # fmt: skip
-        except UsageError as error:
-            raise UsageError(str(error).replace("--attacks", f"--{flag}"), flag) from None
-        return attack
-
-
-def parse(argv: list[str]) -> Command | str:
-    """Parses arguments (without the program's name).
-
-    Returns:
-      The command, or a text to print (``--help``, ``--version``).
-
-    Raises:
-      UsageError: unknown flag, bad value, missing or malformed flagfile, or
-        an argument that is no flag.
-    """
-    FLAGS.unparse_flags()
-    for name in FLAGS:
-        FLAGS[name].unparse()
-    try:
-        rest = FLAGS(["tf_lottery", *argv])[1:]
-    except flags.CantOpenFlagFileError as error:
-        reason = str(error).split("] ")[-1]
-        raise UsageError(f"--flagfile: cannot be opened: {reason}", "flagfile") from None
-    except UnicodeDecodeError:
-        raise UsageError("--flagfile: is no text file", "flagfile") from None
-    except flags.Error as error:
-        raise UsageError(" ".join(str(error).replace("flag --", "--").split())) from None
-    if FLAGS.help:
-        return help_text()
-    if FLAGS.version:
-        import tf_lottery
-
-        return f"tf_lottery {tf_lottery.__version__}"
-    if rest:
-        raise UsageError(
-            f"{rest[0]!r} is no flag; flags read --name=value (in a flagfile one a line, "
-            "# starts a comment)"
-        )
-    options = {name: getattr(FLAGS, name) for name in _DEFAULTS}
-    for name in ("compare", "attacks"):
-        options[name] = tuple(item for item in options[name] if item)
-    return Command(
-        mode=FLAGS.mode,
-        workdir=FLAGS.workdir,
-        store=FLAGS.store or f"{FLAGS.workdir}/stages",
-        ticket=FLAGS.ticket,
-        model_paths=tuple(path for path in (FLAGS.model_path or "").split(",") if path),
-        export_dir=FLAGS.export_dir or f"{FLAGS.workdir}/saved_model/exported",
-        evaluation_dir=FLAGS.evaluation_dir or f"{FLAGS.workdir}/evaluation",
-        transfer_attack=FLAGS.transfer_attack,
-        analysis_images=FLAGS.analysis_images,
-        eval_batch_size=FLAGS.eval_batch_size,
-        verbose=FLAGS.verbose,
-        options=options,
-        given=frozenset(name for name in FLAGS if FLAGS[name].present),
-        argv=tuple(
-            FLAGS[name].serialize()
-            for names in _TOPICS.values()
-            for name in names
-            if FLAGS[name].present and name not in _PLACES
-        ),
-    )
-
-
-def help_text() -> str:
-    """All flags by topic, with defaults and units."""
-    width = min(100, shutil.get_terminal_size().columns)
-    lines = [
-        "Boosting tickets: search a sparse network cheaply, retrain it robustly, compare.",
-        "",
-        "  python -m tf_lottery.main --flagfile=flags/quickstart.flags [--flag=value ...]",
-        "",
-        "A flagfile holds one --flag=value a line; later values win.",
-    ]
-    for topic, names in _TOPICS.items():
-        lines += ["", f"{topic}:"]
-        for name in names:
-            flag = FLAGS[name]
-            head = f"--{name}" if not flag.boolean else f"--[no]{name}"
-            if flag.short_name:
-                head += f", -{flag.short_name}"
-            text = flag.help + (f" [{_shown(flag)}]" if flag.default is not None else "")
-            lines += textwrap.wrap(
-                text,
-                width,
-                initial_indent=f"  {head:<24}  " if len(head) <= 24 else f"  {head}  ",
-                subsequent_indent=" " * 28,
-            )
-    return "\n".join(lines)
-
-
-def _shown(flag) -> str:
-    if isinstance(flag.default, (list, tuple)):
-        return ",".join(flag.default)
-    if isinstance(flag.default, bool):
-        return "on" if flag.default else "off"
-    if isinstance(flag.default, float):
-        return "8/255" if flag.default == 8 / 255 else f"{flag.default:g}"
-    return str(flag.default)

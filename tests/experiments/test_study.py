@@ -1,0 +1,194 @@
+"""An experiment run on digits: its document, recomputed from the stages' files."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tf_lottery import flags
+from tf_lottery.experiment_commands import make_design
+from tf_lottery.experiments.local import run_stages
+from tf_lottery.experiments.rows import Costs, break_even
+from tf_lottery.experiments.store import Store
+from tf_lottery.experiments.study import Study
+from tf_lottery.experiments.work import Workshop
+from tf_lottery.main import main
+from tf_lottery.reporting.experiment import read_experiment, verdicts, write_experiment
+
+SMALL = (
+    "--experiment=table3", "--dataset=digits", "--train_examples=64", "--validation_examples=30",
+    "--test_examples=20", "--model=convnet", "--width_multiplier=0.05", "--batch_size=16",
+    "--epochs=2", "--search_epochs=1", "--warmup_epochs=1", "--sweep_epochs=1,2", "--eps=0.1",
+    "--steps=1", "--validation_attack=pgd1", "--attacks=pgd20",
+)  # fmt: skip
+
+
+def design(*more):
+    return make_design(flags.parse([*SMALL, *more]))
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    store = Store(tmp_path_factory.mktemp("study") / "stages")
+    study = Study(design())
+    workshop = Workshop(store)
+    cached = run_stages(study.targets, workshop, lambda line: None)
+    return study, workshop, study.document(workshop, cached, ["--experiment=table3"])
+
+
+def test_the_document_can_be_written_and_read(done, tmp_path):
+    path = tmp_path / "experiment.json"
+    write_experiment(path, done[2])
+    assert read_experiment(path) == json.loads(json.dumps(done[2]))
+    assert [verdict.id for verdict in verdicts(done[2])] == [
+        "robust_1", "cost_1", "robust_2", "cost_2",
+    ]  # fmt: skip
+
+
+def test_runs_say_what_the_stages_say(done):
+    study, workshop, document = done
+    assert document["seeds"] == [0]
+    for arm in document["arms"]:
+        (run,) = arm["runs"]
+        entry = study.cells[arm["name"], 0].entry
+        history = workshop.history(entry.train)
+        assert [row["validation_robust"] for row in run["curve"]] == [
+            row["validation_robust"] for row in history
+        ]
+        for which in ("best", "last"):
+            path = workshop.store.path(entry.evaluations[which]) / "evaluation.json"
+            found = json.loads(path.read_text())
+            assert run["test"]["natural"][which] == found["natural"]
+            assert run["test"]["pgd20"][which] == found["robust"]["pgd20"]
+            assert run["test"]["examples"] == 20
+        ledger = workshop.store.manifest(entry.train)["ledger"]
+        assert run["train_flops"] == ledger["flops"]
+        assert run["train_passes"] == (
+            ledger["forward_passes"]
+            + ledger["input_gradient_passes"]
+            + ledger["weight_gradient_passes"]
+        )
+        # An FGSM step costs 5F and a PGD-1 step too; the search is one epoch of two.
+        epochs = 1 if arm["name"] == "ticket, 1 epoch" else 2
+        search = 0 if arm["kind"] == "dense" else 1
+        assert run["total_flops_over_dense"] == pytest.approx((epochs + search) / 2)
+        assert run["density"] == pytest.approx(1 if arm["kind"] == "dense" else 0.2, abs=0.01)
+    dense, short, full = (arm["runs"][0] for arm in document["arms"])
+    assert dense["break_even"] is None
+    assert short["break_even"] == 1  # 1 + n <= 2n epochs of equal cost
+    assert full["break_even"] is None  # as long as the dense training: nothing is saved
+    assert dense["curve"][0]["distance"] is None
+    assert short["curve"][0]["distance"] > 0
+
+
+def test_the_transfer_matrix_has_the_white_box_on_its_diagonal(done):
+    document = done[2]
+    transfer = document["transfer"]
+    assert transfer["arms"] == [arm["name"] for arm in document["arms"]]
+    (matrix,) = transfer["matrices"]
+    assert np.shape(matrix) == (3, 3)
+    for index, arm in enumerate(document["arms"]):
+        clean = arm["runs"][0]["test"]["natural"]["best"]
+        assert matrix[index][index] <= clean + 1e-9
+
+
+def test_the_ledger_names_the_arms_of_each_stage(done):
+    document = done[2]
+    searches = [row for row in document["ledger"] if row["label"].startswith("search")]
+    assert [row["models"] for row in searches] == [["ticket, 1 epoch", "ticket, 2 epochs"]]
+    assert all(row["seed"] == 0 and row["cached"] is False for row in document["ledger"])
+    assert {row["kind"] for row in document["ledger"]} == {
+        "init", "train", "prune", "evaluate", "transfer",
+    }  # fmt: skip
+
+
+def test_published_curves_fill_the_points_of_sweeps():
+    made = Study(make_design(flags.parse(["--experiment=fig5"])))
+    name = "pruning_ratio/80/init_enhance_m0.01_warmup0.1"
+    rows = [{"epoch": epoch, "natural": 0.7 + epoch / 100, "robust": None} for epoch in (1, 2, 5)]
+    reference = {"file": "curves.csv", "runs": {name: rows}}
+    arms = {arm.name: arm for arm in made.design.arms}
+    assert made._published(arms["boosting, 80 %"], reference) == {
+        "validation_natural@1": 0.71, "validation_natural@5": 0.75,
+    }  # fmt: skip
+    assert made._published(arms["boosting, 87 %"], reference) == {}
+    assert made._published(arms["boosting, 80 %"], None) == {}
+
+
+@pytest.mark.parametrize(
+    ("search", "train", "dense", "times"),
+    [(0, 4, 10, 1), (6, 4, 10, 1), (7, 4, 10, 2), (12, 4, 10, 2), (5, 10, 10, None),
+     (5, 11, 10, None)],
+)  # fmt: skip
+def test_break_even(search, train, dense, times):
+    def costs(searched, trained):
+        return Costs({"flops": searched}, {"flops": trained}, "run")
+
+    assert break_even(costs(search, train), costs(0, dense)) == times
+
+
+def test_the_command_runs_resumes_and_adds_replicates(tmp_path, capsys):
+    reference = tmp_path / "curves.csv"
+    reference.write_text("run,epoch,valid_clean,valid_robust\nx,0,50,\n")
+    arguments = [
+        "--experiment=fig3", *SMALL[1:11], "--warmup_epochs=1", f"--workdir={tmp_path / 'run'}",
+    ]  # fmt: skip
+    assert main(["--mode=plan", *arguments]) == 0
+    planned = capsys.readouterr().out
+    assert "Fig. 3" in planned
+    assert "to do" in planned
+    assert not (tmp_path / "run").exists()
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "search: boosting" in printed
+    for name in ("experiment.json", "report.html", "report.md", "figures/distance_per_epoch.svg"):
+        assert (tmp_path / "run" / name).is_file()
+    assert list((tmp_path / "run" / "tensorboard" / "report").iterdir())
+    first = read_experiment(tmp_path / "run" / "experiment.json")
+    assert all(run["curve"][0]["distance"] > 0 for arm in first["arms"] for run in arm["runs"])
+    # Another seed joins; what is there is not done again.
+    assert main([*arguments, "--replicates=2"]) == 0
+    printed = capsys.readouterr().out
+    assert "(seed 0)" not in printed.split("Fig. 3: ")[0]
+    second = read_experiment(tmp_path / "run" / "experiment.json")
+    assert [arm["runs"][0]["curve"] for arm in second["arms"]] == [
+        arm["runs"][0]["curve"] for arm in first["arms"]
+    ]
+    assert len(second["seeds"]) == 2
+    # Other settings do not mix.
+    assert main([*arguments, "--sparsity=0.5"]) == 1
+    assert "options.sparsity" in capsys.readouterr().err
+    (tmp_path / "run" / "report.html").unlink()
+    assert main(["--mode=report", f"--workdir={tmp_path / 'run'}"]) == 0
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--experiment=fig99"], "--experiment: unknown value 'fig99'"),
+        (["--experiment=fig1", "--replicates=0"], "--replicates: got 0"),
+        (["--replicates=2"], "--replicates goes with --experiment"),
+        (["--mode=plan", "--sweep_rates=0.1"], "--sweep_rates goes with --experiment"),
+        (["--jobs=0"], "--jobs: got 0"),
+        (["--experiment=fig1", "--ray_gpus=-1"], "--ray_gpus: got -1"),
+    ],
+)
+def test_bad_flags_are_one_line_before_tensorflow(arguments, message, tmp_path, capsys):
+    assert main([*arguments, f"--workdir={tmp_path / 'run'}"]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_bad_reference_is_told_before_anything_is_run(tmp_path, capsys):
+    path = tmp_path / "curves.csv"
+    path.write_text("run,epoch\n")
+    arguments = ["--experiment=fig1", f"--reference_csv={path}", f"--workdir={tmp_path / 'run'}"]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert "--reference_csv" in error
+    assert "valid_clean" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,56 @@
+"""Where the stages of a command line run: here one by one, in processes, or on Ray."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tf_lottery.flags import Command
+
+if TYPE_CHECKING:
+    from tf_lottery.experiments.stage import Stage
+    from tf_lottery.experiments.store import Store
+
+
+def finish_stages(
+    targets: Sequence[Stage], store: Store, logs: Path, command: Command
+) -> dict[str, bool]:
+    """Finishes every stage the targets need, by the executor of the command line.
+
+    Args:
+      targets: the stages wanted.
+      store: of the command line.
+      logs: TensorBoard logs go there.
+      command: says how; ``--jobs`` counts with the local executor alone.
+
+    Returns:
+      For each stage key whether it was finished before.
+
+    Raises:
+      LotteryError: as the work does, or as the executor does.
+    """
+    from tf_lottery.experiments.local import run_stages
+    from tf_lottery.experiments.work import Workshop
+
+    chosen = command.execution
+    announce = functools.partial(print, flush=True)
+    if chosen.executor == "ray":
+        from tf_lottery.experiments.executors.ray_cluster import run_on_ray
+
+        return run_on_ray(
+            targets,
+            command.store,
+            functools.partial(Workshop, log_root=logs.resolve()),
+            chosen.ray_address,
+            chosen.ray_cpus,
+            chosen.ray_gpus,
+            announce,
+        )
+    if chosen.jobs > 1:
+        from tf_lottery.experiments.executors.processes import run_parallel
+
+        make = functools.partial(Workshop, log_root=logs.resolve())
+        return run_parallel(targets, store, make, chosen.jobs, announce)
+    return run_stages(targets, Workshop(store, logs, progress=True), announce)

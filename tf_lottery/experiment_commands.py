@@ -1,0 +1,126 @@
+"""Modes run, plan and report of an experiment of the paper."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import textwrap
+from pathlib import Path
+
+from tf_lottery import files
+from tf_lottery.config import differences
+from tf_lottery.errors import StoreError
+from tf_lottery.execution import finish_stages
+from tf_lottery.experiments.paper import find_experiment
+from tf_lottery.experiments.paper.design import Design
+from tf_lottery.flags import Command
+
+
+def make_design(command: Command) -> Design:
+    """The design of the command line, checked; ``UsageError`` names what is wrong with it."""
+    return Design(
+        find_experiment(command.experiment or ""),
+        command.options,
+        command.given,
+        command.sweeps,
+        command.replicates,
+    )
+
+
+def run_experiment(command: Command, design: Design) -> int:
+    """Finishes every stage, then writes results, figures and report."""
+    from tf_lottery.experiments.remote_store import open_store
+    from tf_lottery.experiments.study import Study
+    from tf_lottery.experiments.work import Workshop
+    from tf_lottery.reporting import experiment as reporting
+    from tf_lottery.reporting.reference import read_reference
+
+    study = Study(design)
+    reference = None
+    if command.reference_csv:
+        runs = [arm.reference for arm in design.arms if arm.reference]
+        reference = read_reference(command.reference_csv, runs)
+    workdir = Path(command.workdir)
+    _check_same_design(workdir / reporting.EXPERIMENT, design)
+    workshop = Workshop(open_store(command.store, read_only=True))
+    for config in design.configs.values():
+        workshop.check(config)
+    if "store" in command.given:  # a bad one leaves no new --workdir behind
+        open_store(command.store, workdir / "stages")
+    files.make_directory("workdir", workdir)
+    with files.locked(workdir / ".lock"):
+        _check_same_design(workdir / reporting.EXPERIMENT, design)
+        workshop.store = open_store(command.store, workdir / "stages")
+        if design.scale:
+            print(textwrap.fill(f"{study.experiment.source}, {design.scale}", _width()))
+        cached = finish_stages(study.targets, workshop.store, workdir / "tensorboard", command)
+        document = study.document(workshop, cached, command.argv, reference)
+        reporting.write_experiment(workdir / reporting.EXPERIMENT, document)
+        reporting.write_experiment_report(workdir)
+        _log_figures(workdir)
+    print()
+    print(reporting.experiment_table(document))
+    print()
+    print(f"report        {workdir / 'report.html'}")
+    print(f"results       {workdir / reporting.EXPERIMENT}")
+    print(f"figures       {workdir / 'figures'}/")
+    return 0
+
+
+def _width() -> int:
+    return min(100, shutil.get_terminal_size().columns)
+
+
+def _check_same_design(path: Path, design: Design) -> None:
+    """Refuses to mix two studies in one work directory; more replicates are the same one."""
+    from tf_lottery.reporting import experiment as reporting
+
+    if not path.exists():
+        return
+    theirs = reporting.read_experiment(path)["settings"]
+    ours = json.loads(json.dumps(design.settings))
+    ours["replicates"] = theirs["replicates"]
+    lines = differences(ours, theirs)
+    if lines:
+        more = f"; and {len(lines) - 4} more" if len(lines) > 4 else ""
+        raise StoreError(
+            f"{path} holds the results of other settings ({'; '.join(lines[:4])}{more}): "
+            "choose another --workdir or remove that file"
+        )
+
+
+def _log_figures(workdir: Path) -> None:
+    """The report's figures as images in TensorBoard."""
+    from tf_lottery.training.tensorboard import log_pictures
+
+    log_pictures(workdir / "tensorboard" / "report", sorted((workdir / "figures").glob("*.png")))
+
+
+def plan_experiment(command: Command, design: Design) -> int:
+    """Prints the stages, their cost, and what is finished."""
+    from tf_lottery.experiments.plan import plan, plan_text
+    from tf_lottery.experiments.remote_store import open_store
+    from tf_lottery.experiments.study import Study
+    from tf_lottery.experiments.work import Workshop
+
+    study = Study(design)
+    workshop = Workshop(open_store(command.store, read_only=True))
+    for config in design.configs.values():
+        workshop.check(config)
+    print(f"{study.experiment.source}: {study.experiment.title}")
+    if design.scale:
+        print(textwrap.fill(design.scale, _width()))
+    print(plan_text(plan(study.targets, workshop), study.baselines, command.execution.jobs))
+    return 0
+
+
+def report_experiment(workdir: Path) -> int:
+    """Writes the report anew from ``experiment.json``."""
+    from tf_lottery.reporting import experiment as reporting
+
+    document = reporting.read_experiment(workdir / reporting.EXPERIMENT)
+    reporting.write_experiment_report(workdir)
+    print(reporting.experiment_table(document))
+    print()
+    print(f"report        {workdir / 'report.html'}")
+    return 0

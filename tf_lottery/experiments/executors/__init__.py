@@ -1,0 +1,1 @@
+"""Executors of the stage graph: worker processes of this machine, or a Ray cluster."""

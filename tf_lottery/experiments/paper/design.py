@@ -1,0 +1,127 @@
+"""The design of one study: an experiment with the settings of one command line.
+
+Checked without TensorFlow, so that what is wrong with a flag is told at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tf_lottery.architectures import ARCHITECTURES
+from tf_lottery.config import LotteryConfig, derive_seed, settings
+from tf_lottery.errors import UsageError
+from tf_lottery.experiments.paper.definition import Arm, Base, Claim, Experiment
+from tf_lottery.options import lottery_config
+
+
+class Design:
+    """Arms, their configurations and seeds.
+
+    Args:
+      experiment: what is run.
+      options: arguments of ``lottery_config``, defaults included.
+      given: names of the options that were set on the command line.
+      sweeps: flag -> values, where the command line gave some.
+      replicates: how many seeds; the first is ``options["seed"]``.
+
+    Raises:
+      UsageError: an option that the experiment sets itself, a sweep that it does not
+        have, values that no arm can be made of, or replicates below 1.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        options: Mapping[str, Any],
+        given: frozenset[str],
+        sweeps: Mapping[str, tuple[float, ...]],
+        replicates: int = 1,
+    ):
+        if replicates < 1:
+            raise UsageError.bad_value("replicates", replicates, "1 or more")
+        known = {sweep.flag: sweep for sweep in experiment.sweeps}
+        for flag in sweeps:
+            if flag not in known:
+                raise UsageError(
+                    f"--{flag}: experiment {experiment.id} does not sweep that, it has "
+                    + (" and ".join(f"--{name}" for name in known) or "no sweep"),
+                    flag,
+                )
+        self.experiment = experiment
+        self.options = self._options(options, given)
+        chosen = {
+            flag: sweep.check(sweeps.get(flag, sweep.values)) for flag, sweep in known.items()
+        }
+        self.base = Base(self.options, chosen)
+        self.arms: list[Arm] = experiment.arms(self.base)
+        self.claims: list[Claim] = experiment.claims(self.base)
+        root = self.options["seed"]
+        self.seeds = [root] + [derive_seed(root, "replicate", r) for r in range(1, replicates)]
+        # One config of each arm now: a bad value is told before anything is run.
+        self.configs = {arm.name: self._config(arm, root) for arm in self.arms}
+
+    def _options(self, options: Mapping[str, Any], given: frozenset[str]) -> dict[str, Any]:
+        experiment = self.experiment
+        for name in (*experiment.sets, "compare"):
+            if name in given:
+                sweeps = [f"--{s.flag}" for s in experiment.sweeps]
+                hint = f"; see {' and '.join(sweeps)}" if sweeps else ""
+                raise UsageError(
+                    f"--{name}: experiment {experiment.id} sets it itself, leave it out{hint}", name
+                )
+        for name, value in experiment.fixed.items():
+            if name in given and options[name] != value:
+                shown = ",".join(value) if isinstance(value, tuple) else value
+                raise UsageError.bad_value(
+                    name, options[name], f"{shown!r} or left out in experiment {experiment.id}"
+                )
+        # What the command line does not say is as in the paper, not as in a comparison.
+        paper = {"model": experiment.models[0], **experiment.full, **experiment.defaults}
+        paper = {name: value for name, value in paper.items() if name not in given}
+        return {**options, **paper, **experiment.fixed}
+
+    def _config(self, arm: Arm, seed: int) -> LotteryConfig:
+        return lottery_config(
+            **{**self.options, **arm.options, "compare": (arm.kind,), "seed": seed}
+        )
+
+    @property
+    def scale(self) -> str:
+        """How far the settings are below the paper's, in words; empty at its own scale."""
+        less = []
+        if self.options["model"] not in self.experiment.models:
+            paper = " or ".join(self.experiment.models)
+            less.append(f"--model {self.options['model']} instead of {paper}")
+        arch = ARCHITECTURES[self.options["model"]]
+        for name, full in self.experiment.full.items():
+            ours = self.options[name]
+            if name in ("depth", "width"):  # the default, spelt out, is the default
+                ours, full = (value or getattr(arch, name) for value in (ours, full))
+            if ours != full:
+                less.append(f"--{name} {_shown(name, ours)} instead of {_shown(name, full)}")
+        for sweep in self.experiment.sweeps:
+            if self.base.sweeps[sweep.flag] != sweep.values:
+                ours, full = (
+                    ",".join(f"{v:g}" for v in values)
+                    for values in (self.base.sweeps[sweep.flag], sweep.values)
+                )
+                less.append(f"--{sweep.flag} {ours} instead of {full}")
+        return f"reduced: {'; '.join(less)}" if less else ""
+
+    @property
+    def settings(self) -> dict:
+        """JSON of everything that identifies the study."""
+        chosen = {name: value for name, value in self.options.items() if name != "data_dir"}
+        return {
+            "experiment": self.experiment.id,
+            "replicates": len(self.seeds),
+            "sweeps": {flag: list(values) for flag, values in self.base.sweeps.items()},
+            "options": settings(chosen),
+        }
+
+
+def _shown(name: str, value: Any) -> str:
+    if name == "eps" and abs(255 * value - round(255 * value)) < 1e-6:
+        return f"{round(255 * value)}/255"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,224 @@
+"""How the stages but pruning are carried out; each leaves its files in a directory."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tf_lottery import files, weights
+from tf_lottery.config import LotteryConfig, TrainConfig, settings
+from tf_lottery.evaluation import Checkpoint, logits_function
+from tf_lottery.evaluation.transfer import transfer_matrix
+from tf_lottery.experiments.ledger import Cost
+from tf_lottery.experiments.pruning_work import searched_kernels
+from tf_lottery.experiments.stage import Stage
+from tf_lottery.export import export_saved_model
+from tf_lottery.pruning.masks import MaskedNetwork, wrap
+from tf_lottery.training.run import train
+
+if TYPE_CHECKING:
+    from tf_lottery.experiments.work import Workshop
+
+
+def initialise(shop: Workshop, stage: Stage, directory: Path) -> None:
+    """Leaves ``weights.npz`` and ``network.json``."""
+    spec = shop.spec(stage.runtime["config"])
+    values = weights.get_weights(spec.build(stage.settings["seed"]))
+    weights.write_arrays(directory / "weights.npz", values)
+    files.write_json(
+        directory / "network.json",
+        {
+            "network": spec.to_json(),
+            "seed": stage.settings["seed"],
+            "digest": weights.digest(values),
+        },
+    )
+
+
+def _start(shop: Workshop, stage: Stage, policy: str) -> MaskedNetwork:
+    """The masked network a training stage starts from."""
+    config = stage.runtime["config"]
+    if "ticket" in stage.parents:
+        ticket = shop.ticket(stage.parents["ticket"])
+        shop.check_ticket(config, ticket)
+        return ticket.network(policy)
+    network = shop.spec(config).build(0, policy)
+    path = shop.store.path(stage.parents["start"]) / "weights.npz"
+    weights.set_weights(network, weights.read_arrays(path))
+    return wrap(network)
+
+
+def train_network(shop: Workshop, stage: Stage, directory: Path) -> None:
+    """Leaves ``best.npz``, ``final.npz``, ``history.json``, ``network.json`` and logs."""
+    if (directory / "ledger.json").exists():  # stopped just before the end
+        return
+    config: LotteryConfig = stage.runtime["config"]
+    training: TrainConfig = stage.runtime["train"]
+    spec, data = shop.spec(config), shop.data(config)
+    mixed = training.dtype_policy != "float32"
+    logs = None if shop.log_root is None else shop.log_root / slug(stage.label)
+    ticket = stage.parents.get("ticket")
+    rows = train(
+        _start(shop, stage, training.dtype_policy),
+        data,
+        training,
+        seed=stage.settings["seed"],
+        directory=directory,
+        augment=config.data.augment,
+        stage=stage.label,
+        log_directory=logs,
+        log_settings=_hparams(stage, training, config),
+        validation_network=spec.build(0) if mixed else None,
+        verbose=None if shop.progress else 0,
+        distance_from=None if ticket is None else searched_kernels(shop, ticket),
+    )
+    if logs is not None:
+        # Packed, or TensorBoard would find each run twice under the work directory.
+        shutil.make_archive(str(directory / "tensorboard"), "tar", logs)
+    files.write_json(
+        directory / "network.json",
+        {"network": spec.to_json(), "data_digest": data.digest},
+    )
+    cost = dataclasses.replace(
+        shop.predicted_cost(stage, epochs=len(rows)),
+        **{
+            column: sum(row[column] for row in rows)
+            for column in ("seconds", "startup_seconds", "validation_seconds")
+        },
+    )
+    files.write_json(directory / "ledger.json", cost.to_json())
+    shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+
+
+def evaluate(shop: Workshop, stage: Stage, directory: Path) -> None:
+    """Leaves ``evaluation.json`` and ``examples.npz``."""
+    config: LotteryConfig = stage.runtime["config"]
+    trained = shop.store.path(stage.parents["trained"])
+    name = "best.npz" if stage.settings["weights"] == "best" else "final.npz"
+    values = weights.read_arrays(trained / name)
+    twin = stage.runtime.get("twin")
+    if twin is not None and shop.store.has(twin):
+        other = weights.read_arrays(trained / "best.npz")
+        if weights.digest(values) == weights.digest(other):
+            for file in ("evaluation.json", "examples.npz"):
+                shutil.copyfile(shop.store.path(twin) / file, directory / file)
+            files.write_json(directory / "ledger.json", Cost().to_json())
+            return
+    data = shop.data(config)
+    weights.set_weights(shop.network(config), values)
+    checkpoint = Checkpoint(directory / "progress.npz")
+    found = shop.evaluator(config)(
+        data.test_images,
+        data.test_labels,
+        config.seed,
+        shop.progress,
+        checkpoint,
+        {"stage": stage.key, "data": data.digest},
+    )
+    files.write_json(
+        directory / "evaluation.json",
+        {
+            "natural": found.natural,
+            "robust": found.robust,
+            "examples": len(found.labels),
+            "seconds": found.seconds,
+        },
+    )
+    arrays = {"index": data.test_index, **found.arrays()}
+    weights.write_arrays(directory / "examples.npz", arrays)
+    passes = [part for parts in found.passes.values() for part in parts.values()]
+    forward = sum(part.forward_passes for part in passes)
+    gradient = sum(part.input_gradient_passes for part in passes)
+    cost = Cost(
+        seconds=sum(found.seconds.values()),  # of all processes it took
+        examples=len(found.labels),
+        forward_passes=forward,
+        input_gradient_passes=gradient,
+        flops=(forward + gradient) * shop.forward_flops(config),
+    )
+    files.write_json(directory / "ledger.json", cost.to_json())
+    checkpoint.remove()
+
+
+def export(shop: Workshop, stage: Stage, directory: Path) -> None:
+    """Leaves ``saved_model``, of the best epoch."""
+    began = time.perf_counter()
+    config: LotteryConfig = stage.runtime["config"]
+    spec, data = shop.spec(config), shop.data(config)
+    trained = shop.store.path(stage.parents["trained"])
+    network = spec.build(0)
+    weights.set_weights(network, weights.read_arrays(trained / "best.npz"))
+    ticket = shop.ticket(stage.parents["ticket"]) if "ticket" in stage.parents else None
+    export_saved_model(
+        network,
+        directory / "saved_model",
+        class_names=data.class_names,
+        metadata={
+            "dataset": data.name,
+            "network": spec.to_json(),
+            "training": dict(stage.parents["trained"].settings),
+            "epoch": "best",
+            "ticket": None if ticket is None else ticket.to_json(),
+        },
+    )
+    cost = Cost(seconds=time.perf_counter() - began)
+    files.write_json(directory / "ledger.json", cost.to_json())
+
+
+def transfer(shop: Workshop, stage: Stage, directory: Path) -> None:
+    """Leaves ``transfer.json``: ``models`` (the parents' roles) and ``accuracy``, see
+    ``evaluation.transfer``; of the best epochs."""
+    began = time.perf_counter()
+    config: LotteryConfig = stage.runtime["config"]
+    data = shop.data(config)
+    networks = {}
+    for role, parent in stage.parents.items():
+        networks[role] = shop.spec(parent.runtime["config"]).build(0)
+        trained = weights.read_arrays(shop.store.path(parent) / "best.npz")
+        weights.set_weights(networks[role], trained)
+    matrix = transfer_matrix(
+        {role: logits_function(network) for role, network in networks.items()},
+        data.test_images,
+        data.test_labels,
+        stage.runtime["attack"],
+        config.seed,
+    )
+    files.write_json(
+        directory / "transfer.json",
+        {
+            "attack": settings(stage.runtime["attack"]),
+            "examples": len(data.test_labels),
+            "models": list(networks),
+            "accuracy": np.asarray(matrix).tolist(),
+        },
+    )
+    cost = dataclasses.replace(shop.predicted_cost(stage), seconds=time.perf_counter() - began)
+    files.write_json(directory / "ledger.json", cost.to_json())
+
+
+def slug(label: str) -> str:
+    """A label as a directory name: ``search: boosting`` -> ``search-boosting``."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", label).strip("-")
+
+
+def _hparams(stage: Stage, train: TrainConfig, config: LotteryConfig) -> dict:
+    attack = train.objective.attack
+    return {
+        "stage": stage.label,
+        "model": config.model.label,
+        "dataset": config.data.name,
+        "objective": train.objective.name,
+        "eps": attack.eps if attack else 0.0,
+        "attack_steps": attack.steps if attack else 0,
+        "epochs": train.epochs,
+        "batch_size": train.batch_size,
+        "learning_rate": train.schedule.peak,
+        "sparsity": 0.0 if "start" in stage.parents else config.prune.sparsity,
+        "seed": config.seed,
+    }

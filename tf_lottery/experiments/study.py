@@ -1,0 +1,233 @@
+"""An experiment of the paper as stages: its arms in every replicate, and what they gave."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import tf_lottery
+from tf_lottery.attack_config import attack_from_name
+from tf_lottery.config import AttackConfig, LotteryConfig, settings
+from tf_lottery.experiments import provenance, rows
+from tf_lottery.experiments.paper.definition import Arm, FigureSpec
+from tf_lottery.experiments.paper.design import Design
+from tf_lottery.experiments.stage import Stage, in_order
+from tf_lottery.experiments.work import Workshop
+from tf_lottery.lottery import Entry, make_entry
+from tf_lottery.training.callbacks import best_epoch
+
+_TRANSFER_ATTACK = "pgd20"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm in one replicate."""
+
+    config: LotteryConfig
+    entry: Entry
+
+
+class Study:
+    """A design and the stages that it takes.
+
+    Attributes:
+      design: arms, configurations and seeds.
+    """
+
+    def __init__(self, design: Design):
+        self.design = design
+        self.experiment = design.experiment
+        self.seeds = design.seeds
+
+    @cached_property
+    def cells(self) -> dict[tuple[str, int], Cell]:
+        """(arm, seed) -> what is trained there."""
+        made = {}
+        for seed in self.seeds:
+            for arm in self.design.arms:
+                config = dataclasses.replace(self.design.configs[arm.name], seed=seed)
+                name = arm.name if len(self.seeds) == 1 else f"{arm.name} (seed {seed})"
+                made[arm.name, seed] = Cell(config, make_entry(config, arm.kind, name=name))
+        return made
+
+    @cached_property
+    def transfers(self) -> list[Stage]:
+        """One stage a seed, of all arms; none if the experiment has no transfer."""
+        return [self._transfer(seed) for seed in self.seeds] if self.experiment.transfer else []
+
+    def _transfer(self, seed: int) -> Stage:
+        cells = {arm.name: self.cells[arm.name, seed] for arm in self.design.arms}
+        config = next(iter(cells.values())).config
+        attack = self._transfer_attack
+        chosen = {
+            "attack": settings(attack),
+            "weights": "best",
+            "dataset": config.data.name,
+            "test_examples": config.data.test_examples,
+            "seed": seed,
+        }
+        label = "transfer" if len(self.seeds) == 1 else f"transfer (seed {seed})"
+        parents = {name: cell.entry.train for name, cell in cells.items()}
+        return Stage("transfer", label, chosen, parents, {"config": config, "attack": attack})
+
+    @property
+    def _transfer_attack(self) -> AttackConfig:
+        eps = self.design.options["eval_eps"] or self.design.options["eps"]
+        return attack_from_name(_TRANSFER_ATTACK, eps)
+
+    @property
+    def targets(self) -> list[Stage]:
+        """The stages nothing else depends on."""
+        evaluations = [s for cell in self.cells.values() for s in cell.entry.evaluations.values()]
+        return [*evaluations, *self.transfers]
+
+    @property
+    def baselines(self) -> list[Stage]:
+        """The dense trainings that costs are compared with, one a seed; may be empty."""
+        name = self.experiment.baseline
+        return [] if name is None else [self.cells[name, s].entry.train for s in self.seeds]
+
+    def document(
+        self,
+        workshop: Workshop,
+        cached: Mapping[str, bool],
+        command: Sequence[str] = (),
+        reference: dict | None = None,
+    ) -> dict:
+        """What the finished stages say; see ``reporting.experiment``.
+
+        Args:
+          workshop: reads the stages.
+          cached: stage key -> whether it was found finished.
+          command: arguments, recorded.
+          reference: published curves, see ``reporting.reference``.
+        """
+        first = self.design.configs[self.design.arms[0].name]
+        attacks = {a.name: a for config in self.design.configs.values() for a in config.attacks}
+        validated = first.ticket_train.validation_images
+        return {
+            "format": 1,
+            "package_version": tf_lottery.__version__,
+            "command": list(command),
+            "settings": self.design.settings,
+            "machine": provenance.machine(),
+            "data": provenance.images(workshop.data(first), validated),
+            "experiment": {
+                "id": self.experiment.id,
+                "source": self.experiment.source,
+                "title": self.experiment.title,
+                "question": self.experiment.question,
+                "paper": self.experiment.paper,
+                "sweep": {"label": self.experiment.sweep_label, "log": self.experiment.log_sweep}
+                if self.experiment.sweep_label
+                else None,
+            },
+            "scale": self.design.scale,
+            "seeds": self.seeds,
+            "attacks": [settings(attack) for attack in attacks.values()],
+            "arms": [self._arm(arm, workshop, reference) for arm in self.design.arms],
+            "baseline": self.experiment.baseline,
+            "claims": [dataclasses.asdict(claim) for claim in self.design.claims],
+            "figures": [_figure(spec) for spec in self.experiment.figures],
+            "transfer": self._transferred(workshop),
+            "reference": reference,
+            "ledger": self._ledger(workshop, cached),
+        }
+
+    def _arm(self, arm: Arm, workshop: Workshop, reference: dict | None) -> dict:
+        config = self.design.configs[arm.name]
+        return {
+            "name": arm.name,
+            "kind": arm.kind,
+            "series": arm.series or arm.name,
+            "x": arm.x,
+            "model": config.model.label,
+            "sparsity": 0.0 if arm.kind == "dense" else config.prune.sparsity,
+            "reference": arm.reference,
+            "published": {**self._published(arm, reference), **arm.published},
+            "runs": [self._run(arm.name, seed, workshop) for seed in self.seeds],
+        }
+
+    def _published(self, arm: Arm, reference: dict | None) -> dict[str, float]:
+        """What the published curve says of the sweeps' measures after given epochs."""
+        curve = (reference or {"runs": {}})["runs"].get(arm.reference, [])
+        found = {}
+        for figure in self.experiment.figures:
+            for measure in figure.measures if figure.form == "sweep" else ():
+                at = re.fullmatch(r"validation_(natural|robust)@(\d+)", measure)
+                rows_at = [row for row in curve if at and row["epoch"] == int(at[2])]
+                if at and rows_at and rows_at[0][at[1]] is not None:
+                    found[measure] = rows_at[0][at[1]]
+        return found
+
+    def _run(self, arm: str, seed: int, workshop: Workshop) -> dict:
+        cell = self.cells[arm, seed]
+        history = workshop.history(cell.entry.train)
+        own = rows.costs(cell.entry, workshop)
+        ratios: dict[str, float | None] = {}
+        pays = None
+        if self.experiment.baseline is not None:
+            dense = self.cells[self.experiment.baseline, seed].entry
+            baseline = rows.costs(dense, workshop)
+            ratios = rows.against_baseline(own, history, baseline, workshop.history(dense.train))
+            if cell.entry.ticket is not None:
+                pays = rows.break_even(own, baseline)
+        return {
+            "seed": seed,
+            "density": rows.density(cell.entry, workshop),
+            "epochs": len(history),
+            "best_epoch": best_epoch(history),
+            "stopped": len(history) < cell.entry.train.runtime["train"].epochs,
+            "curve": [{"distance": None, **row} for row in history],
+            "test": rows.accuracies(cell.entry, cell.config, workshop.store),
+            **own.columns("seconds", "flops", "passes"),
+            "total_seconds_over_dense": ratios.get("seconds"),
+            "total_flops_over_dense": ratios.get("flops"),
+            "epochs_to_dense": ratios.get("epochs_to_dense"),
+            "seconds_to_dense_over_dense": ratios.get("seconds_to_dense"),
+            "flops_to_dense_over_dense": ratios.get("flops_to_dense"),
+            "break_even": pays,
+        }
+
+    def _transferred(self, workshop: Workshop) -> dict | None:
+        if not self.transfers:
+            return None
+        found = [
+            json.loads((workshop.store.path(stage) / "transfer.json").read_text())
+            for stage in self.transfers
+        ]
+        return {
+            "attack": _TRANSFER_ATTACK,
+            "examples": found[0]["examples"],
+            "arms": found[0]["models"],
+            "matrices": [each["accuracy"] for each in found],
+        }
+
+    def _ledger(self, workshop: Workshop, cached: Mapping[str, bool]) -> list[dict]:
+        stages: dict[str, Stage] = {}
+        users: dict[str, list[str]] = {}
+        seeds: dict[str, int] = {}
+        for (arm, seed), cell in self.cells.items():
+            for stage in in_order(cell.entry.evaluations.values()):
+                stages.setdefault(stage.key, stage)
+                users.setdefault(stage.key, []).append(arm)
+                seeds.setdefault(stage.key, seed)
+        for seed, stage in zip(self.seeds, self.transfers, strict=False):
+            stages[stage.key], seeds[stage.key] = stage, seed
+            users[stage.key] = [arm.name for arm in self.design.arms]
+        return [
+            rows.ledger_entry(stage, workshop.store, users[key], cached.get(key, True))
+            | {"seed": seeds[key]}
+            for key, stage in stages.items()
+        ]
+
+
+def _figure(spec: FigureSpec) -> dict:
+    chosen = dataclasses.asdict(spec)
+    chosen["measures"] = list(spec.measures)
+    chosen["arms"] = None if spec.arms is None else list(spec.arms)
+    return chosen

@@ -1,0 +1,210 @@
+"""The command line, parsed into a ``Command``; nothing outside this package reads ``FLAGS``."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+import textwrap
+from typing import Any
+
+from absl import flags
+
+from tf_lottery.config import AttackConfig, LotteryConfig
+from tf_lottery.errors import UsageError
+from tf_lottery.experiments.paper import SWEEPS
+from tf_lottery.flags.definitions import DEFAULTS, FLAGS, TOPICS
+from tf_lottery.options import evaluation_attacks, lottery_config
+
+# Flags that say where files lie, or how to talk: no part of a result.
+_PLACES = (
+    "workdir", "store", "data_dir", "ticket", "model_path", "export_dir", "evaluation_dir",
+    "eval_batch_size", "verbose", "mode", "reference_csv", "executor", "jobs", "ray_address",
+    "ray_cpus", "ray_gpus",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """Where stages run.
+
+    Attributes:
+      executor: one of ``config.EXECUTORS``.
+      jobs: stages at a time on this machine.
+      ray_address: ``None`` starts a cluster on this machine.
+      ray_cpus, ray_gpus: what a stage takes of a Ray cluster.
+    """
+
+    executor: str
+    jobs: int
+    ray_address: str | None
+    ray_cpus: int
+    ray_gpus: float
+
+    def __post_init__(self):
+        for flag, count in (("jobs", self.jobs), ("ray_cpus", self.ray_cpus)):
+            if count < 1:
+                raise UsageError.bad_value(flag, count, "1 or more")
+        if not 0 <= self.ray_gpus < math.inf:
+            raise UsageError.bad_value("ray_gpus", self.ray_gpus, "0 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A parsed command line.
+
+    Attributes:
+      mode: one of ``config.MODES``.
+      model_paths: what ``--model_path`` lists.
+      transfer_attack, analysis_images, eval_batch_size: of mode evaluate.
+      experiment, replicates, sweeps, reference_csv: of an experiment of the paper; ``sweeps``
+        holds what was given.
+      execution: where stages run.
+      options: the arguments of ``lottery_config`` as given.
+      given: names of the flags that were set.
+      argv: what was set, flagfiles resolved, without the flags of ``_PLACES``.
+    """
+
+    mode: str
+    workdir: str
+    store: str
+    ticket: str | None
+    model_paths: tuple[str, ...]
+    export_dir: str
+    evaluation_dir: str
+    transfer_attack: str
+    analysis_images: int
+    eval_batch_size: int
+    verbose: bool
+    experiment: str | None
+    replicates: int
+    sweeps: dict[str, tuple[float, ...]]
+    reference_csv: str | None
+    execution: Execution
+    options: dict[str, Any]
+    given: frozenset[str]
+    argv: tuple[str, ...]
+
+    def config(self) -> LotteryConfig:
+        """The validated configuration; raises ``UsageError``."""
+        return lottery_config(**self.options)
+
+    def evaluation_attack(self, name: str, flag: str) -> AttackConfig:
+        """The attack of that name with the settings of evaluation; errors name ``flag``."""
+        try:
+            (attack,) = evaluation_attacks(
+                [name],
+                *(
+                    self.options[option]
+                    for option in (
+                        "eps", "eval_norm", "eval_eps", "eval_step_size", "eval_random_start",
+                        "restarts",
+                    )
+                ),
+            )  # fmt: skip
+        except UsageError as error:
+            raise UsageError(str(error).replace("--attacks", f"--{flag}"), flag) from None
+        return attack
+
+
+def parse(argv: list[str]) -> Command | str:
+    """Parses arguments (without the program's name).
+
+    Returns:
+      The command, or a text to print (``--help``, ``--version``).
+
+    Raises:
+      UsageError: unknown flag, bad value, missing or malformed flagfile, or
+        an argument that is no flag.
+    """
+    FLAGS.unparse_flags()
+    for name in FLAGS:
+        FLAGS[name].unparse()
+    try:
+        rest = FLAGS(["tf_lottery", *argv])[1:]
+    except flags.CantOpenFlagFileError as error:
+        reason = str(error).split("] ")[-1]
+        raise UsageError(f"--flagfile: cannot be opened: {reason}", "flagfile") from None
+    except UnicodeDecodeError:
+        raise UsageError("--flagfile: is no text file", "flagfile") from None
+    except flags.Error as error:
+        raise UsageError(" ".join(str(error).replace("flag --", "--").split())) from None
+    if FLAGS.help:
+        return help_text()
+    if FLAGS.version:
+        import tf_lottery
+
+        return f"tf_lottery {tf_lottery.__version__}"
+    if rest:
+        raise UsageError(
+            f"{rest[0]!r} is no flag; flags read --name=value (in a flagfile one a line, "
+            "# starts a comment)"
+        )
+    options = {name: getattr(FLAGS, name) for name in DEFAULTS}
+    for name in ("compare", "attacks"):
+        options[name] = tuple(item for item in options[name] if item)
+    return Command(
+        mode=FLAGS.mode,
+        workdir=FLAGS.workdir,
+        store=FLAGS.store or f"{FLAGS.workdir}/stages",
+        ticket=FLAGS.ticket,
+        model_paths=tuple(path for path in (FLAGS.model_path or "").split(",") if path),
+        export_dir=FLAGS.export_dir or f"{FLAGS.workdir}/saved_model/exported",
+        evaluation_dir=FLAGS.evaluation_dir or f"{FLAGS.workdir}/evaluation",
+        transfer_attack=FLAGS.transfer_attack,
+        analysis_images=FLAGS.analysis_images,
+        eval_batch_size=FLAGS.eval_batch_size,
+        verbose=FLAGS.verbose,
+        experiment=FLAGS.experiment,
+        replicates=FLAGS.replicates,
+        sweeps={name: tuple(FLAGS[name].value) for name in SWEEPS if FLAGS[name].present},
+        reference_csv=FLAGS.reference_csv,
+        execution=Execution(
+            FLAGS.executor, FLAGS.jobs, FLAGS.ray_address, FLAGS.ray_cpus, FLAGS.ray_gpus
+        ),
+        options=options,
+        given=frozenset(name for name in FLAGS if FLAGS[name].present),
+        argv=tuple(
+            FLAGS[name].serialize()
+            for names in TOPICS.values()
+            for name in names
+            if FLAGS[name].present and name not in _PLACES
+        ),
+    )
+
+
+def help_text() -> str:
+    """All flags by topic, with defaults and units."""
+    width = min(100, shutil.get_terminal_size().columns)
+    lines = [
+        "Boosting tickets: search a sparse network cheaply, retrain it robustly, compare.",
+        "",
+        "  python -m tf_lottery.main --flagfile=flags/quickstart.flags [--flag=value ...]",
+        "",
+        "A flagfile holds one --flag=value a line; later values win.",
+    ]
+    for topic, names in TOPICS.items():
+        lines += ["", f"{topic}:"]
+        for name in names:
+            flag = FLAGS[name]
+            head = f"--{name}" if not flag.boolean else f"--[no]{name}"
+            if flag.short_name:
+                head += f", -{flag.short_name}"
+            text = flag.help + (f" [{_shown(flag)}]" if flag.default is not None else "")
+            lines += textwrap.wrap(
+                text,
+                width,
+                initial_indent=f"  {head:<24}  " if len(head) <= 24 else f"  {head}  ",
+                subsequent_indent=" " * 28,
+            )
+    return "\n".join(lines)
+
+
+def _shown(flag) -> str:
+    if isinstance(flag.default, (list, tuple)):
+        return ",".join(flag.default)
+    if isinstance(flag.default, bool):
+        return "on" if flag.default else "off"
+    if isinstance(flag.default, float):
+        return "8/255" if flag.default == 8 / 255 else f"{flag.default:g}"
+    return str(flag.default)

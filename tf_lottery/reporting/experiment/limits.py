@@ -1,0 +1,85 @@
+"""What an experiment cannot show, in plain sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tf_lottery.reporting.experiment.document import Document
+from tf_lottery.reporting.experiment.measures import CURVES, parse
+from tf_lottery.reporting.experiment.statistics import count
+
+
+def limits(document: Document) -> Iterator[str]:
+    """One sentence (or a few) a limit, in reading order."""
+    if document["scale"]:
+        yield (
+            f"Not at the paper's scale ({document['scale']}): a claim that fails here is not "
+            "refuted, one that holds is not proven for the full scale, and the paper's numbers "
+            "beside ours are for orientation."
+        )
+    yield from _seeds(document)
+    yield from _images(document)
+    if len(document["claims"]) > 1:
+        yield (
+            f"{count(len(document['claims']), 'claim')}: the intervals are not corrected for "
+            "their number; among many, one in twenty misses by chance."
+        )
+    if document["baseline"] is None:
+        yield "There is no baseline here: costs are not set against that of a dense network."
+    if document["attacks"]:
+        yield (
+            "An accuracy under attacks is an upper bound: a stronger attack may find more than "
+            "these did."
+        )
+    else:
+        yield "No attack was run on the test images: nothing is said about their robustness."
+    yield from _cost(document)
+
+
+def _seeds(document: Document) -> Iterator[str]:
+    seeds = len(document["seeds"])
+    if seeds == 1:
+        yield (
+            f"One seed ({document['seeds'][0]}): how far another initialisation and order of the "
+            "data would change a result was not measured. The intervals cover the draw of the "
+            "images alone; both arms saw the same images, which makes those of a difference if "
+            "anything too wide."
+        )
+    else:
+        few = " With so few, it is wide and rests on the seeds being normally distributed."
+        yield (
+            f"{count(seeds, 'seed')}: a 95 % t-interval of the mean, of a comparison that of the "
+            "differences seed by seed. It covers what a seed changes, not the draw of the images, "
+            f"which all seeds share.{few * (seeds < 5)}"
+        )
+
+
+def _images(document: Document) -> Iterator[str]:
+    data = document["data"]
+    used = data.get("validation_used") or data["validation"]
+    words = [claim["measure"] for claim in document["claims"]]
+    words += [word for figure in document["figures"] for word in figure["measures"]]
+    if not any(parse(word).quantity in CURVES for word in words):
+        return
+    text = f"Validation accuracies are measured on {used:,}"
+    if used < data["validation"]:
+        text += f" of {data['validation']:,}"
+    yield (
+        f"{text} images, on which the best epoch was chosen as well: at the best epoch they "
+        "flatter, at a fixed epoch they do not."
+    )
+
+
+def _cost(document: Document) -> Iterator[str]:
+    yield (
+        "Seconds on a shared machine vary from run to run; FLOPs do not, and they alone are "
+        "comparable between machines."
+    )
+    if any(entry["cached"] for entry in document["ledger"]):
+        yield "Some stages were finished by an earlier run: their seconds were measured then."
+    if any(run["density"] < 1 for arm in document["arms"] for run in arm["runs"]):
+        yield (
+            "Unstructured masks save no arithmetic: a pruned weight is still multiplied, as a "
+            "zero, so an epoch of a sparse network costs what a dense one costs. Whatever is "
+            "saved is epochs."
+        )

@@ -1,0 +1,60 @@
+"""How far a network is from another one, over the kernels that pruning can touch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+class RelativeDistance:
+    """Relative l_2 distance ``||reference - kernels|| / ||reference||``, over all layers at once.
+
+    Fig. 3 of arXiv 2003.05733. A pruned weight counts as the 0 it is. Computed in
+    float64: in float32 the squares of millions of small weights are no longer summed
+    to full precision.
+
+    Args:
+      reference: layer name -> kernel, as ``pruning.masks.prunable_kernels`` names them.
+      kernels: the variables (or arrays) to compare with it, now and later.
+
+    Raises:
+      ValueError: a layer is in one of the two only, a shape differs, or ``reference``
+        is zero everywhere or not finite.
+
+    Example:
+      >>> distance = RelativeDistance({"conv1": np.array([3.0, 4.0])}, {"conv1": np.zeros(2)})
+      >>> distance()
+      1.0
+    """
+
+    def __init__(self, reference: Mapping[str, np.ndarray], kernels: Mapping[str, Any]):
+        if set(reference) != set(kernels):
+            odd = ", ".join(sorted(set(reference) ^ set(kernels))[:4])
+            raise ValueError(f"distance to another network: {odd} in one of the two only")
+        for name, kernel in kernels.items():
+            if np.shape(reference[name]) != tuple(kernel.shape):
+                raise ValueError(
+                    f"distance: kernel of {name} has shape {tuple(kernel.shape)}, "
+                    f"the reference {np.shape(reference[name])}"
+                )
+        self._reference = dict(reference)
+        self._kernels = dict(kernels)
+        self._norm = _norm(self._reference.values())
+        if not 0 < self._norm < math.inf:
+            raise ValueError(f"distance: the reference kernels have norm {self._norm}")
+
+    def __call__(self) -> float:
+        """The distance of the kernels as they are now."""
+        differences = (
+            np.asarray(self._reference[name], np.float64) - np.asarray(kernel, np.float64)
+            for name, kernel in self._kernels.items()
+        )
+        return _norm(differences) / self._norm
+
+
+def _norm(arrays) -> float:
+    """Euclidean norm of all numbers of all arrays together."""
+    return math.sqrt(sum(float(np.sum(np.square(array, dtype=np.float64))) for array in arrays))
