@@ -1,5 +1,6 @@
 """Parsing of the command line and its flagfiles."""
 
+import os
 import re
 
 import pytest
@@ -43,7 +44,7 @@ def test_every_option_has_a_flag():
 
 SAMPLES = {
     "dataset": ("mnist", "mnist"),
-    "data_dir": ("d", "d"),
+    "data_dir": ("d", os.path.abspath("d")),
     "train_examples": ("5", 5),
     "validation_examples": ("5", 5),
     "test_examples": ("5", 5),

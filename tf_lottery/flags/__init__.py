@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import shutil
 import textwrap
 from typing import Any
@@ -141,6 +142,9 @@ def parse(argv: list[str]) -> Command | str:
             "# starts a comment)"
         )
     options = {name: getattr(FLAGS, name) for name in DEFAULTS}
+    data_dir = options["data_dir"]
+    if data_dir and "://" not in data_dir:  # other processes work in other directories
+        options["data_dir"] = os.path.abspath(data_dir)
     for name in ("compare", "attacks"):
         options[name] = tuple(item for item in options[name] if item)
     return Command(
