@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tf_lottery import experiment_commands, files
-from tf_lottery.errors import UsageError
+from tf_lottery.errors import StoreError, UsageError
 from tf_lottery.execution import finish_stages
 from tf_lottery.experiments.paper import SWEEPS
 from tf_lottery.flags import Command
@@ -83,6 +83,7 @@ def _run(command: Command) -> int:
     from tf_lottery.experiments.comparison import is_finished, run_comparison, run_settings
     from tf_lottery.experiments.remote_store import open_store
     from tf_lottery.experiments.work import Workshop
+    from tf_lottery.reporting.experiment import EXPERIMENT
     from tf_lottery.tickets import Ticket
 
     ticket = Ticket.load(command.ticket) if command.ticket else None
@@ -90,6 +91,11 @@ def _run(command: Command) -> int:
     results = workdir / "results.json"
     chosen = run_settings(config, ticket)
     reporting.check_same_settings(results, chosen)
+    if (workdir / EXPERIMENT).exists():
+        raise StoreError(
+            f"{workdir / EXPERIMENT} is of an experiment, not a comparison: choose another "
+            "--workdir"
+        )
     workshop = Workshop(
         open_store(command.store, read_only=True), workdir / "tensorboard", progress=True
     )

@@ -29,6 +29,7 @@ def make_design(command: Command) -> Design:
 
 def run_experiment(command: Command, design: Design) -> int:
     """Finishes every stage, then writes results, figures and report."""
+    from tf_lottery.experiments.comparison import unpack_logs
     from tf_lottery.experiments.remote_store import open_store
     from tf_lottery.experiments.study import Study
     from tf_lottery.experiments.work import Workshop
@@ -41,7 +42,7 @@ def run_experiment(command: Command, design: Design) -> int:
         runs = [arm.reference for arm in design.arms if arm.reference]
         reference = read_reference(command.reference_csv, runs)
     workdir = Path(command.workdir)
-    _check_same_design(workdir / reporting.EXPERIMENT, design)
+    _check_workdir(workdir, design)
     workshop = Workshop(open_store(command.store, read_only=True))
     for config in design.configs.values():
         workshop.check(config)
@@ -49,11 +50,15 @@ def run_experiment(command: Command, design: Design) -> int:
         open_store(command.store, workdir / "stages")
     files.make_directory("workdir", workdir)
     with files.locked(workdir / ".lock"):
-        _check_same_design(workdir / reporting.EXPERIMENT, design)
+        _check_workdir(workdir, design)
         workshop.store = open_store(command.store, workdir / "stages")
         if design.scale:
             print(textwrap.fill(f"{study.experiment.source}, {design.scale}", _width()))
+        for stage in study.trainings:
+            if workshop.store.has(stage):
+                workshop.check_data(stage)
         cached = finish_stages(study.targets, workshop.store, workdir / "tensorboard", command)
+        unpack_logs(study.trainings, workshop.store, workdir, cached)
         document = study.document(workshop, cached, command.argv, reference)
         reporting.write_experiment(workdir / reporting.EXPERIMENT, document)
         reporting.write_experiment_report(workdir)
@@ -71,21 +76,32 @@ def _width() -> int:
     return min(100, shutil.get_terminal_size().columns)
 
 
-def _check_same_design(path: Path, design: Design) -> None:
-    """Refuses to mix two studies in one work directory; more replicates are the same one."""
+def _check_workdir(workdir: Path, design: Design) -> None:
+    """Refuses to overwrite results of other settings; more replicates are the same ones."""
     from tf_lottery.reporting import experiment as reporting
+    from tf_lottery.reporting.results import RESULTS
 
+    if (workdir / RESULTS).exists():
+        raise StoreError(
+            f"{workdir / RESULTS} is of a comparison, not an experiment: choose another --workdir"
+        )
+    path = workdir / reporting.EXPERIMENT
     if not path.exists():
         return
     theirs = reporting.read_experiment(path)["settings"]
     ours = json.loads(json.dumps(design.settings))
-    ours["replicates"] = theirs["replicates"]
-    lines = differences(ours, theirs)
+    replicates = theirs.get("replicates", 0)
+    lines = differences({**ours, "replicates": replicates}, theirs)
     if lines:
         more = f"; and {len(lines) - 4} more" if len(lines) > 4 else ""
         raise StoreError(
             f"{path} holds the results of other settings ({'; '.join(lines[:4])}{more}): "
             "choose another --workdir or remove that file"
+        )
+    if ours["replicates"] < replicates:
+        raise StoreError(
+            f"{path} holds {replicates} replicates, --replicates={ours['replicates']} would drop "
+            "some: give as many, choose another --workdir or remove that file"
         )
 
 

@@ -144,11 +144,16 @@ def test_labels_tell_arms_and_seeds_apart():
 
 def test_less_than_the_paper_is_told():
     scale = design("--experiment=fig1", "--epochs=6", "--width_multiplier=1/4").scale
-    assert scale == ("reduced: --width_multiplier 0.25 instead of 1; --epochs 6 instead of 100")
+    assert scale == (
+        "other settings: --width_multiplier 0.25 instead of 1; --epochs 6 instead of 100; "
+        "--search_epochs its default instead of 100"
+    )
+    assert "--train_examples 500 instead of all" in design("--experiment=fig1",
+                                                          "--train_examples=500").scale  # fmt: skip
     assert "--model resnet18" not in design("--experiment=fig1", "--model=resnet18").scale
     assert "--model lenet instead of vgg" in design("--experiment=fig7", "--model=lenet").scale
     sweep = design("--experiment=fig2", "--sweep_epochs=2,6").scale
-    assert sweep == "reduced: --sweep_epochs 2,6 instead of 20,40,60,80,100"
+    assert sweep == "other settings: --sweep_epochs 2,6 instead of 20,40,60,80,100"
 
 
 @pytest.mark.parametrize(
@@ -167,6 +172,9 @@ def test_less_than_the_paper_is_told():
         (["fig5", "--sweep_sparsity=1"], "--sweep_sparsity: got '1', must be a number, 0 to 0.999"),
         (["fig4", "--sweep_rates=0"], "--sweep_rates: got '0'"),
         (["fig6", "--sweep_depths=11"], "depth: got 11"),
+        (["fig2", "--sweep_epochs=inf"], "--sweep_epochs: got 'inf'"),
+        (["fig9", "--model=lenet"], "two networks called 'lenet, dense'"),
+        (["fig1", "--ticket=x"], "--ticket: an experiment searches its own"),
     ],
 )
 def test_what_an_experiment_refuses(arguments, message):
@@ -221,3 +229,63 @@ def test_flagfiles(path):
 
 def test_every_sweep_has_a_flag():
     assert set(SWEEPS) <= set(flags.FLAGS)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["fig1", "--sparsity=0.1"], ["fig1", "--batch_size=4096"], ["fig1", "--noaugment"],
+        ["fig1", "--ticket_epochs=1"], ["fig1", "--validation_images=100"], ["fig10", "--rounds=1"],
+        ["table5", "--patience=1"], ["table5", "--epochs=1"], ["fig9", "--eps=0.01"],
+        ["table3", "--attacks=pgd20"], ["fig8", "--normalize"],
+    ],
+)  # fmt: skip
+def test_every_other_setting_is_told(arguments):
+    made = design(f"--experiment={arguments[0]}", arguments[1])
+    assert made.scale.startswith("other settings: ")
+    assert arguments[1].lstrip("-").removeprefix("no").split("=")[0] in made.scale
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["--depth=16", "--learning_rate=0.1", "--batch_size=64", "--search_epochs=0", "--seed=5",
+     "--warmup_epochs=9", "--normalize"],
+)  # fmt: skip
+def test_a_default_spelt_out_is_no_other_setting(argument):
+    assert design("--experiment=fig1", argument).scale == ""
+
+
+def test_a_search_is_as_long_as_the_training_unless_told():
+    assert design("--experiment=fig1").configs["boosting"].search.epochs == 100
+    assert design("--experiment=fig1", "--epochs=4").configs["boosting"].search.epochs == 4
+
+
+def test_short_schedules_have_an_epoch_at_the_peak():
+    made = design("--experiment=fig2", "--epochs=10", "--sweep_epochs=2,4,10", "--warmup_epochs=3")
+    warmups = {
+        config.ticket_train.epochs: config.ticket_train.schedule.warmup_epochs
+        for config in made.configs.values()
+    }
+    assert warmups == {2: 0, 4: 1, 10: 3}
+
+
+def test_transfer_uses_the_settings_of_evaluation():
+    made = Study(design("--experiment=table3", "--eval_norm=l2", "--eval_eps=0.25"))
+    attack = made.transfers[0].runtime["attack"]
+    assert (attack.norm, attack.eps) == ("l2", 0.25)
+    assert attack in made.design.configs["dense"].attacks
+
+
+def test_costs_above_the_dense_training_are_expected_where_the_paper_found_them():
+    expected = {c.id: c.expect for c in design("--experiment=table3").claims}
+    assert expected["cost_40"] == expected["cost_70"] == "less"
+    assert expected["cost_100"] == "more"
+
+
+def test_published_numbers_go_with_the_papers_network_alone():
+    arms = design("--experiment=table3", "--model=vgg").arms
+    assert not any(arm.published for arm in arms)
+
+
+def test_nothing_is_compared_with_itself():
+    assert design("--experiment=fig4", "--sweep_rates=0.01").claims == []

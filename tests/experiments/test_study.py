@@ -75,8 +75,13 @@ def test_runs_say_what_the_stages_say(done):
         assert run["density"] == pytest.approx(1 if arm["kind"] == "dense" else 0.2, abs=0.01)
     dense, short, full = (arm["runs"][0] for arm in document["arms"])
     assert dense["break_even"] is None
-    assert short["break_even"] == 1  # 1 + n <= 2n epochs of equal cost
-    assert full["break_even"] is None  # as long as the dense training: nothing is saved
+    for run in (short, full):
+        reached = run["epochs_to_dense"]
+        saved = dense["epochs_to_dense"] - (reached or 0)
+        if reached is None or saved <= 0:
+            assert run["break_even"] is None
+        else:  # all epochs cost the same here, one of them is the search's
+            assert run["break_even"] == max(1, np.ceil(1 / saved - 1e-9))
     assert dense["curve"][0]["distance"] is None
     assert short["curve"][0]["distance"] > 0
 
@@ -116,15 +121,26 @@ def test_published_curves_fill_the_points_of_sweeps():
 
 
 @pytest.mark.parametrize(
-    ("search", "train", "dense", "times"),
-    [(0, 4, 10, 1), (6, 4, 10, 1), (7, 4, 10, 2), (12, 4, 10, 2), (5, 10, 10, None),
-     (5, 11, 10, None)],
+    ("search", "accuracies", "times"),
+    [
+        (0, (0.5,), 1), (6, (0.5,), 1), (9, (0.5,), 1), (10, (0.5,), 2), (18, (0.5,), 2),
+        (18, (0.1, 0.5), 3),  # 8 of 10 are saved each time
+        (5, (0.1, 0.2, 0.3), None),  # never reached
+        (5, (0.1,) * 9 + (0.5,), None),  # reached, but not sooner
+    ],
 )  # fmt: skip
-def test_break_even(search, train, dense, times):
-    def costs(searched, trained):
-        return Costs({"flops": searched}, {"flops": trained}, "run")
+def test_break_even(search, accuracies, times):
+    """The dense run reaches its best, 0.5, in the last of 10 epochs of cost 1 each."""
 
-    assert break_even(costs(search, train), costs(0, dense)) == times
+    def history(values):
+        return [
+            {"epoch": i, "validation_natural": value, "validation_robust": None, "seconds": 1.0}
+            for i, value in enumerate(values, 1)
+        ]
+
+    own = Costs({"flops": search}, {"flops": len(accuracies)}, "run")
+    dense = Costs({"flops": 0}, {"flops": 10}, "none")
+    assert break_even(own, history(accuracies), dense, history([0.1] * 9 + [0.5])) == times
 
 
 def test_the_command_runs_resumes_and_adds_replicates(tmp_path, capsys):
@@ -155,6 +171,12 @@ def test_the_command_runs_resumes_and_adds_replicates(tmp_path, capsys):
         arm["runs"][0]["curve"] for arm in first["arms"]
     ]
     assert len(second["seeds"]) == 2
+    # One seed fewer would lose results.
+    assert main(arguments) == 1
+    assert "--replicates=1 would drop" in capsys.readouterr().err
+    # A comparison does not write over them, nor over what it left an experiment.
+    assert main([*SMALL[1:11], f"--workdir={tmp_path / 'run'}"]) == 1
+    assert "is of an experiment" in capsys.readouterr().err
     # Other settings do not mix.
     assert main([*arguments, "--sparsity=0.5"]) == 1
     assert "options.sparsity" in capsys.readouterr().err

@@ -70,7 +70,7 @@ def test_figures_are_embedded_and_beside_the_page(full):
 
 def test_the_parts_stand_in_reading_order(full):
     text = full[2]
-    titles = ["Question.", "The paper.", "Not at the paper’s scale.", "Verdicts</h2>",
+    titles = ["Question.", "The paper.", "Not the paper’s settings.", "Verdicts</h2>",
               "Figures</h2>", "Results</h2>", "Cost</h2>", "Limits</h2>",
               "Settings and environment</h2>"]  # fmt: skip
     places = [text.index(title) for title in titles]
@@ -194,9 +194,9 @@ def test_the_least_that_a_document_may_hold(tmp_path):
         arm["published"] = {}
         arm["runs"][0] |= {"curve": [], "test": None}
     text, markdown = _write(tmp_path, document)
-    assert "That of the paper." in text
-    assert "Not at the paper" not in text + markdown
-    assert "No claim of the paper is put to the test here." in text
+    assert "Those of the paper." in text
+    assert "Not the paper" not in text + markdown
+    assert "No claim is put to the test here." in text
     assert 'id="figures"' not in text
     assert re.findall(r"<b>Table (\d)\.", text) == ["1", "2"]
     assert "Undefined" not in text + markdown
@@ -253,7 +253,7 @@ def test_a_damaged_document_leaves_the_old_report(tmp_path):
 
 def test_limits_are_those_of_the_document():
     text = " ".join(limits(build_experiment()))
-    assert "Not at the paper's scale (reduced" in text
+    assert "Not the paper's settings (reduced" in text
     assert "With so few" in text
     assert "Unstructured masks save no arithmetic" in text
     assert "earlier run" in text

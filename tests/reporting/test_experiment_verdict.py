@@ -246,11 +246,11 @@ def test_epochs_and_ratios_have_their_own_units():
 def test_the_tally():
     document = build_experiment()
     assert tally(verdicts(document)) == (
-        "Of 5 claims of the paper 3 hold here, 1 does not, 1 was not measured."
+        "Of 5 claims 3 hold here, 1 does not, 1 was not measured."
     )
     found = verdicts(document)
-    assert tally(found[:1]) == "The one claim of the paper holds here."
+    assert tally(found[:1]) == "The one claim holds here."
     no = [verdict for verdict in found if verdict.outcome == "no"]
-    assert tally(no) == "The one claim of the paper does not hold here."
-    assert tally(no * 2) == "Of 2 claims of the paper 2 do not hold here."
+    assert tally(no) == "The one claim does not hold here."
+    assert tally(no * 2) == "Of 2 claims 2 do not hold here."
     assert tally([]).startswith("No claim")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -79,10 +79,12 @@ def run_comparison(
     chosen = entries(config, ticket)
     targets = [stage for entry in chosen for stage in entry.stages]
     cached = run_stages(targets, workshop) if finish is None else finish(targets)
-    for stage in in_order(targets):
-        if stage.kind == "train" and cached[stage.key]:
+    trainings = [stage for stage in in_order(targets) if stage.kind == "train"]
+    for stage in trainings:
+        if cached[stage.key]:
             workshop.check_data(stage)
-    _collect(chosen, workshop.store, workdir, cached)
+    _collect(chosen, workshop.store, workdir)
+    unpack_logs(trainings, workshop.store, workdir, cached)
     _pictures(chosen, config, workshop, workdir)
     return _document(chosen, config, workshop, cached, run_settings(config, ticket), command)
 
@@ -91,7 +93,18 @@ def _logs(stage: Stage, workdir: Path) -> Path:
     return workdir / "tensorboard" / slug(stage.label)
 
 
-def _collect(chosen: list[Entry], store: Store, workdir: Path, cached: dict[str, bool]) -> None:
+def unpack_logs(
+    trainings: Sequence[Stage], store: Store, workdir: Path, cached: Mapping[str, bool]
+) -> None:
+    """TensorBoard logs of the stages that an earlier run finished, into ``workdir``."""
+    for stage in trainings:
+        logs = store.path(stage) / "tensorboard.tar"
+        if logs.is_file() and cached[stage.key]:  # else they were written in place
+            shutil.rmtree(_logs(stage, workdir), ignore_errors=True)
+            shutil.unpack_archive(logs, _logs(stage, workdir), filter="data")
+
+
+def _collect(chosen: list[Entry], store: Store, workdir: Path) -> None:
     """Copies what people take away from the store into the work directory."""
     for entry in chosen:
         _copy(store.path(entry.export) / "saved_model", workdir / "saved_model" / entry.kind)
@@ -104,11 +117,6 @@ def _collect(chosen: list[Entry], store: Store, workdir: Path, cached: dict[str,
     ):
         for kind in set(KINDS) - kept:
             shutil.rmtree(workdir / folder / kind, ignore_errors=True)
-    for stage in in_order([entry.train for entry in chosen]):
-        logs = store.path(stage) / "tensorboard.tar"
-        if logs.is_file() and cached[stage.key]:  # else they were written in place
-            shutil.rmtree(_logs(stage, workdir), ignore_errors=True)
-            shutil.unpack_archive(logs, _logs(stage, workdir), filter="data")
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -140,16 +140,26 @@ def against_baseline(
     return result
 
 
-def break_even(own: Costs, baseline: Costs) -> int | None:
+def break_even(
+    own: Costs, history: list[dict], baseline: Costs, baseline_history: list[dict]
+) -> int | None:
     """How often a ticket has to be retrained for its one search to have paid, in FLOPs.
 
-    The smallest n for which search + n retrainings cost no more than n dense trainings;
-    ``None`` if no number is large enough.
+    A retraining counts until it reaches the baseline's best validation accuracy, the dense
+    training until it does so itself. The smallest n for which the search and n retrainings
+    cost no more than n dense trainings; ``None`` if no number is large enough, or the
+    accuracy is not reached.
     """
-    saved = baseline.train["flops"] - own.train["flops"]
+    goal = accuracy_goal(baseline_history)
+    epochs, _ = epochs_to_reach(history, goal)
+    their_epochs, _ = epochs_to_reach(baseline_history, goal)
+    if epochs is None or their_epochs is None:
+        return None
+    saved = baseline.train["flops"] * their_epochs / len(baseline_history)
+    saved -= own.train["flops"] * epochs / len(history)
     if saved <= 0:
         return None
-    return max(1, math.ceil(own.search["flops"] / saved))
+    return max(1, math.ceil(own.search["flops"] / saved - 1e-9))
 
 
 def accuracy_goal(history: list[dict]) -> float:

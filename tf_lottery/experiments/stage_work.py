@@ -79,7 +79,9 @@ def train_network(shop: Workshop, stage: Stage, directory: Path) -> None:
         distance_from=None if ticket is None else searched_kernels(shop, ticket),
     )
     if logs is not None:
-        # Packed, or TensorBoard would find each run twice under the work directory.
+        # Packed, or TensorBoard would find each run twice under the work directory. An
+        # interrupted training that only had its end to make has written no logs.
+        logs.mkdir(parents=True, exist_ok=True)
         shutil.make_archive(str(directory / "tensorboard"), "tar", logs)
     files.write_json(
         directory / "network.json",

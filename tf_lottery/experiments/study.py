@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import tf_lottery
-from tf_lottery.attack_config import attack_from_name
 from tf_lottery.config import AttackConfig, LotteryConfig, settings
 from tf_lottery.experiments import provenance, rows
 from tf_lottery.experiments.paper.definition import Arm, FigureSpec
@@ -18,6 +17,7 @@ from tf_lottery.experiments.paper.design import Design
 from tf_lottery.experiments.stage import Stage, in_order
 from tf_lottery.experiments.work import Workshop
 from tf_lottery.lottery import Entry, make_entry
+from tf_lottery.options import evaluation_attacks
 from tf_lottery.training.callbacks import best_epoch
 
 _TRANSFER_ATTACK = "pgd20"
@@ -76,14 +76,28 @@ class Study:
 
     @property
     def _transfer_attack(self) -> AttackConfig:
-        eps = self.design.options["eval_eps"] or self.design.options["eps"]
-        return attack_from_name(_TRANSFER_ATTACK, eps)
+        (attack,) = evaluation_attacks(
+            [_TRANSFER_ATTACK],
+            *(
+                self.design.options[name]
+                for name in (
+                    "eps", "eval_norm", "eval_eps", "eval_step_size", "eval_random_start",
+                    "restarts",
+                )
+            ),
+        )  # fmt: skip
+        return attack
 
     @property
     def targets(self) -> list[Stage]:
         """The stages nothing else depends on."""
         evaluations = [s for cell in self.cells.values() for s in cell.entry.evaluations.values()]
         return [*evaluations, *self.transfers]
+
+    @property
+    def trainings(self) -> list[Stage]:
+        """Every training stage, searches included."""
+        return [stage for stage in in_order(self.targets) if stage.kind == "train"]
 
     @property
     def baselines(self) -> list[Stage]:
@@ -173,9 +187,10 @@ class Study:
         if self.experiment.baseline is not None:
             dense = self.cells[self.experiment.baseline, seed].entry
             baseline = rows.costs(dense, workshop)
-            ratios = rows.against_baseline(own, history, baseline, workshop.history(dense.train))
+            theirs = workshop.history(dense.train)
+            ratios = rows.against_baseline(own, history, baseline, theirs)
             if cell.entry.ticket is not None:
-                pays = rows.break_even(own, baseline)
+                pays = rows.break_even(own, history, baseline, theirs)
         return {
             "seed": seed,
             "density": rows.density(cell.entry, workshop),

@@ -48,6 +48,8 @@ class Execution:
                 raise UsageError.bad_value(flag, count, "1 or more")
         if not 0 <= self.ray_gpus < math.inf:
             raise UsageError.bad_value("ray_gpus", self.ray_gpus, "0 or more")
+        if self.ray_address is not None and self.executor != "ray":
+            raise UsageError("--ray_address goes with --executor=ray", "ray_address")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -101,7 +101,8 @@ class Sweep:
         if not values:
             raise UsageError.bad_value(self.flag, "", "one number or more, with commas between")
         for value in values:
-            if not self.low <= value <= self.high or (self.whole and value != int(value)):
+            inside = self.low <= value <= self.high and math.isfinite(value)
+            if not inside or (self.whole and value != int(value)):
                 kind = "a whole number" if self.whole else "a number"
                 top = f" to {self.high:g}" if math.isfinite(self.high) else " or more"
                 raise UsageError.bad_value(self.flag, f"{value:g}", f"{kind}, {self.low:g}{top}")
@@ -163,10 +164,10 @@ class Experiment:
       paper: what the paper says of it.
       arms, claims: made from the command line's options.
       figures: of the report.
-      full: options of ``lottery_config`` at the paper's own scale; a run that differs
-        in one of them is reported as reduced.
+      full: options of ``lottery_config`` at the paper's own scale.
       models: network families of the paper; the first unless the command line says else.
-      defaults: other options that the command line need not give.
+      defaults: other options that the command line need not give. A run that differs in
+        one of these or of ``full`` says so in its report.
       sets: options that the arms set, so that the command line may not.
       sweeps: lists that the command line may give.
       fixed: options that every arm has, and the command line may not change.

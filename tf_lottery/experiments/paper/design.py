@@ -5,14 +5,22 @@ Checked without TensorFlow, so that what is wrong with a flag is told at once.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from tf_lottery.architectures import ARCHITECTURES
 from tf_lottery.config import LotteryConfig, derive_seed, settings
 from tf_lottery.errors import UsageError
 from tf_lottery.experiments.paper.definition import Arm, Base, Claim, Experiment
 from tf_lottery.options import lottery_config
+
+# Options that are told elsewhere, or that change no more than the last decimals.
+_NOT_OF_THE_PAPER = ("model", "data_dir", "compare", "seed", "deterministic", "jit_compile")
+
+_ZERO_IS_DEFAULT = (
+    "depth", "width", "batch_size", "learning_rate", "search_learning_rate", "warmup_start",
+    "search_epochs",
+)  # fmt: skip
 
 
 class Design:
@@ -55,6 +63,13 @@ class Design:
         }
         self.base = Base(self.options, chosen)
         self.arms: list[Arm] = experiment.arms(self.base)
+        names = [arm.name for arm in self.arms]
+        for name in names:
+            if names.count(name) > 1:
+                raise UsageError(
+                    f"experiment {experiment.id} would hold two networks called {name!r}: "
+                    "choose values that differ more"
+                )
         self.claims: list[Claim] = experiment.claims(self.base)
         root = self.options["seed"]
         self.seeds = [root] + [derive_seed(root, "replicate", r) for r in range(1, replicates)]
@@ -70,6 +85,8 @@ class Design:
                 raise UsageError(
                     f"--{name}: experiment {experiment.id} sets it itself, leave it out{hint}", name
                 )
+        if "ticket" in given:
+            raise UsageError("--ticket: an experiment searches its own, leave it out", "ticket")
         for name, value in experiment.fixed.items():
             if name in given and options[name] != value:
                 shown = ",".join(value) if isinstance(value, tuple) else value
@@ -79,35 +96,52 @@ class Design:
         # What the command line does not say is as in the paper, not as in a comparison.
         paper = {"model": experiment.models[0], **experiment.full, **experiment.defaults}
         paper = {name: value for name, value in paper.items() if name not in given}
+        if "epochs" in given:
+            paper.pop("search_epochs", None)  # 0, which is as many
         return {**options, **paper, **experiment.fixed}
 
     def _config(self, arm: Arm, seed: int) -> LotteryConfig:
-        return lottery_config(
-            **{**self.options, **arm.options, "compare": (arm.kind,), "seed": seed}
-        )
+        chosen = {**self.options, **arm.options, "compare": (arm.kind,), "seed": seed}
+        warmup = chosen["warmup_epochs"]
+        if "ticket_epochs" in arm.options and warmup is not None:
+            # A short schedule drops its rate half-way; one epoch at the peak comes before.
+            half = arm.options["ticket_epochs"] // 2
+            chosen["warmup_epochs"] = min(warmup, max(0, half - 1))
+        return lottery_config(**chosen)
 
     @property
     def scale(self) -> str:
-        """How far the settings are below the paper's, in words; empty at its own scale."""
-        less = []
-        if self.options["model"] not in self.experiment.models:
-            paper = " or ".join(self.experiment.models)
-            less.append(f"--model {self.options['model']} instead of {paper}")
-        arch = ARCHITECTURES[self.options["model"]]
-        for name, full in self.experiment.full.items():
+        """Where the settings are not the paper's, in words; empty where they are."""
+        other = []
+        defaults = {n: p.default for n, p in inspect.signature(lottery_config).parameters.items()}
+        experiment = self.experiment
+        if self.options["model"] not in experiment.models:
+            paper = " or ".join(experiment.models)
+            other.append(f"--model {self.options['model']} instead of {paper}")
+        full = {**defaults, **experiment.full, **experiment.defaults, **experiment.fixed}
+        for name, theirs in full.items():
             ours = self.options[name]
-            if name in ("depth", "width"):  # the default, spelt out, is the default
-                ours, full = (value or getattr(arch, name) for value in (ours, full))
-            if ours != full:
-                less.append(f"--{name} {_shown(name, ours)} instead of {_shown(name, full)}")
-        for sweep in self.experiment.sweeps:
+            told_elsewhere = name in _NOT_OF_THE_PAPER or name in experiment.sets
+            if told_elsewhere or ours == theirs or not self._matters(name, theirs):
+                continue
+            other.append(f"--{name} {_shown(name, ours)} instead of {_shown(name, theirs)}")
+        for sweep in experiment.sweeps:
             if self.base.sweeps[sweep.flag] != sweep.values:
-                ours, full = (
+                ours, theirs = (
                     ",".join(f"{v:g}" for v in values)
                     for values in (self.base.sweeps[sweep.flag], sweep.values)
                 )
-                less.append(f"--{sweep.flag} {ours} instead of {full}")
-        return f"reduced: {'; '.join(less)}" if less else ""
+                other.append(f"--{sweep.flag} {ours} instead of {theirs}")
+        return f"other settings: {'; '.join(other)}" if other else ""
+
+    def _matters(self, name: str, value: Any) -> bool:
+        """False if the option spelt out is the same as ``value``, such as a default."""
+        neutral = {"compare": ("dense",)}
+        try:
+            theirs = lottery_config(**{**self.options, **neutral, name: value})
+        except UsageError:  # with ours it could not be had
+            return True
+        return settings(theirs) != settings(lottery_config(**{**self.options, **neutral}))
 
     @property
     def settings(self) -> dict:
@@ -124,4 +158,10 @@ class Design:
 def _shown(name: str, value: Any) -> str:
     if name == "eps" and abs(255 * value - round(255 * value)) < 1e-6:
         return f"{round(255 * value)}/255"
+    if isinstance(value, (tuple, list)):
+        return ",".join(map(str, value)) or "none"
+    if value is None or (not value and name in _ZERO_IS_DEFAULT):
+        return "its default"
+    if not value and name.endswith(("_examples", "_images")):
+        return "all"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -18,7 +18,7 @@ CURVES = {
         "reinit": "boost/vgg16/rand_init",
     },
     "resnet18": {
-        "dense": "pruning_ratio/0/init_enhance_m0.05_warmup0.1",
+        # None of the dense network: the authors' run had no warm-up.
         "boosting": "boost/resnet18/nat/pruned1_epoch100/init_pure/boosting",
         "winning": "boost/resnet18/nat/pruned1_epoch100/init_pure/winning",
         "reinit": "boost/resnet18/nat/pruned1_epoch100/init_pure/rand_init",

@@ -13,7 +13,7 @@ def limits(document: Document) -> Iterator[str]:
     """One sentence (or a few) a limit, in reading order."""
     if document["scale"]:
         yield (
-            f"Not at the paper's scale ({document['scale']}): a claim that fails here is not "
+            f"Not the paper's settings ({document['scale']}): a claim that fails here is not "
             "refuted, one that holds is not proven for the full scale, and the paper's numbers "
             "beside ours are for orientation."
         )

@@ -120,12 +120,11 @@ def _one(values: Sequence[float]) -> tuple[int, Basis]:
 
 def _point(values: Sequence[float], mean: float, counted: bool) -> Estimate:
     """Numbers other than accuracies that do not differ: known as well as they can be if
-    counted, or the same in several seeds; a single measurement says nothing of its spread."""
+    counted; else, such as a best epoch, their agreement in a few seeds says nothing of how far
+    another seed may be off."""
     if counted:
         return Estimate(mean, mean, mean, len(values), "counted")
-    if len(values) > 1:
-        return Estimate(mean, mean, mean, len(values), "seeds")
-    return Estimate(mean, None, None, 1, "none")
+    return Estimate(mean, None, None, len(values), "none")
 
 
 def basis_words(found: Estimate) -> str:

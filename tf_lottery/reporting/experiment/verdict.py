@@ -62,9 +62,9 @@ def verdicts(document: Document) -> list[Verdict]:
 
 
 def tally(found: Sequence[Verdict]) -> str:
-    """``Of 5 claims of the paper 3 hold here, 1 does not, 1 is not decided.``"""
+    """``Of 5 claims 3 hold here, 1 does not, 1 is not decided.``"""
     if not found:
-        return "No claim of the paper is put to the test here."
+        return "No claim is put to the test here."
     words = {
         "yes": ("holds here", "hold here"),
         "no": ("does not", "do not"),
@@ -80,8 +80,8 @@ def tally(found: Sequence[Verdict]) -> str:
                 phrase += " hold here"
             parts.append(f"{number} {phrase}")
     if len(found) == 1:
-        return f"The one claim of the paper {parts[0].removeprefix('1 ')}."
-    return f"Of {len(found)} claims of the paper {', '.join(parts)}."
+        return f"The one claim {parts[0].removeprefix('1 ')}."
+    return f"Of {len(found)} claims {', '.join(parts)}."
 
 
 def decide(expect: str, low: float, high: float, margin: float = 0.0) -> Outcome:
