@@ -245,9 +245,7 @@ def test_epochs_and_ratios_have_their_own_units():
 
 def test_the_tally():
     document = build_experiment()
-    assert tally(verdicts(document)) == (
-        "Of 5 claims 3 hold here, 1 does not, 1 was not measured."
-    )
+    assert tally(verdicts(document)) == ("Of 5 claims 3 hold here, 1 does not, 1 was not measured.")
     found = verdicts(document)
     assert tally(found[:1]) == "The one claim holds here."
     no = [verdict for verdict in found if verdict.outcome == "no"]
