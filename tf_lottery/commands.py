@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tf_lottery import experiment_commands, files
 from tf_lottery.errors import StoreError, UsageError
-from tf_lottery.execution import finish_stages
+from tf_lottery.execution import finish_stages, make_places
 from tf_lottery.experiments.paper import SWEEPS
 from tf_lottery.flags import Command
 
@@ -104,11 +104,7 @@ def _run(command: Command) -> int:
         print("everything is finished already; nothing was run")
     else:
         workshop.check(config, ticket)
-        # From here on things are written; a bad --store leaves no new --workdir behind.
-        if "store" in command.given:
-            workshop.store = open_store(command.store, workdir / "stages")
-        files.make_directory("workdir", workdir)
-        workshop.store = open_store(command.store, workdir / "stages")
+        workshop.store = make_places(command, workdir)  # from here on things are written
         with files.locked(workdir / ".lock"):
             # Another process may have finished here while this one waited.
             reporting.check_same_settings(results, chosen)

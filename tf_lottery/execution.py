@@ -7,11 +7,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tf_lottery import files
 from tf_lottery.flags import Command
 
 if TYPE_CHECKING:
     from tf_lottery.experiments.stage import Stage
     from tf_lottery.experiments.store import Store
+
+
+def make_places(command: Command, workdir: Path) -> Store:
+    """Creates the work directory and the store of the command line.
+
+    Raises:
+      StoreError: one of them cannot be written; a bad ``--store`` leaves no new
+        ``--workdir`` behind.
+    """
+    from tf_lottery.experiments.remote_store import open_store
+
+    if "store" in command.given:
+        open_store(command.store, workdir / "stages")
+    files.make_directory("workdir", workdir)
+    return open_store(command.store, workdir / "stages")
 
 
 def finish_stages(

@@ -10,7 +10,7 @@ from pathlib import Path
 from tf_lottery import files
 from tf_lottery.config import differences
 from tf_lottery.errors import StoreError
-from tf_lottery.execution import finish_stages
+from tf_lottery.execution import finish_stages, make_places
 from tf_lottery.experiments.paper import find_experiment
 from tf_lottery.experiments.paper.design import Design
 from tf_lottery.flags import Command
@@ -46,12 +46,9 @@ def run_experiment(command: Command, design: Design) -> int:
     workshop = Workshop(open_store(command.store, read_only=True))
     for config in design.configs.values():
         workshop.check(config)
-    if "store" in command.given:  # a bad one leaves no new --workdir behind
-        open_store(command.store, workdir / "stages")
-    files.make_directory("workdir", workdir)
+    workshop.store = make_places(command, workdir)
     with files.locked(workdir / ".lock"):
         _check_workdir(workdir, design)
-        workshop.store = open_store(command.store, workdir / "stages")
         if design.scale:
             print(textwrap.fill(f"{study.experiment.source}, {design.scale}", _width()))
         for stage in study.trainings:

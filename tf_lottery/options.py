@@ -7,7 +7,8 @@ what follows from other options. The command line's flags have these names.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from tf_lottery.attack_config import NORMS, check_eps, default_eps
 from tf_lottery.checks import choice
@@ -69,6 +70,12 @@ def _check_attack_options(
             raise UsageError.bad_value(flag, count, "1 or more")
 
 
+# Arguments of ``evaluation_attacks`` after the names, in order.
+_OF_EVALUATION = (
+    "eps", "eval_norm", "eval_eps", "eval_step_size", "eval_random_start", "restarts",
+)  # fmt: skip
+
+
 def evaluation_attacks(
     names: Iterable[str],
     eps: float,
@@ -89,6 +96,20 @@ def evaluation_attacks(
         attack_from_name(name, eval_eps, eval_step_size, eval_random_start, restarts, eval_norm)
         for name in names
     )
+
+
+def evaluation_attack(name: str, options: Mapping[str, Any]) -> AttackConfig:
+    """One attack with the settings of evaluation.
+
+    Args:
+      name: of the attack.
+      options: arguments of ``lottery_config``, all of evaluation among them.
+
+    Raises:
+      UsageError: unknown name or bad setting.
+    """
+    (attack,) = evaluation_attacks([name], *(options[option] for option in _OF_EVALUATION))
+    return attack
 
 
 def lottery_config(

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import tf_lottery
-from tf_lottery.config import AttackConfig, LotteryConfig, settings
+from tf_lottery.config import LotteryConfig, settings
 from tf_lottery.experiments import provenance, rows
 from tf_lottery.experiments.paper.definition import Arm, FigureSpec
 from tf_lottery.experiments.paper.design import Design
 from tf_lottery.experiments.stage import Stage, in_order
 from tf_lottery.experiments.work import Workshop
 from tf_lottery.lottery import Entry, make_entry
-from tf_lottery.options import evaluation_attacks
+from tf_lottery.options import evaluation_attack
 from tf_lottery.training.callbacks import best_epoch
 
 _TRANSFER_ATTACK = "pgd20"
@@ -62,7 +62,7 @@ class Study:
     def _transfer(self, seed: int) -> Stage:
         cells = {arm.name: self.cells[arm.name, seed] for arm in self.design.arms}
         config = next(iter(cells.values())).config
-        attack = self._transfer_attack
+        attack = evaluation_attack(_TRANSFER_ATTACK, self.design.options)
         chosen = {
             "attack": settings(attack),
             "weights": "best",
@@ -73,20 +73,6 @@ class Study:
         label = "transfer" if len(self.seeds) == 1 else f"transfer (seed {seed})"
         parents = {name: cell.entry.train for name, cell in cells.items()}
         return Stage("transfer", label, chosen, parents, {"config": config, "attack": attack})
-
-    @property
-    def _transfer_attack(self) -> AttackConfig:
-        (attack,) = evaluation_attacks(
-            [_TRANSFER_ATTACK],
-            *(
-                self.design.options[name]
-                for name in (
-                    "eps", "eval_norm", "eval_eps", "eval_step_size", "eval_random_start",
-                    "restarts",
-                )
-            ),
-        )  # fmt: skip
-        return attack
 
     @property
     def targets(self) -> list[Stage]:

@@ -15,7 +15,7 @@ from tf_lottery.config import AttackConfig, LotteryConfig
 from tf_lottery.errors import UsageError
 from tf_lottery.experiments.paper import SWEEPS
 from tf_lottery.flags.definitions import DEFAULTS, FLAGS, TOPICS
-from tf_lottery.options import evaluation_attacks, lottery_config
+from tf_lottery.options import evaluation_attack, lottery_config
 
 # Flags that say where files lie, or how to talk: no part of a result.
 _PLACES = (
@@ -95,19 +95,9 @@ class Command:
     def evaluation_attack(self, name: str, flag: str) -> AttackConfig:
         """The attack of that name with the settings of evaluation; errors name ``flag``."""
         try:
-            (attack,) = evaluation_attacks(
-                [name],
-                *(
-                    self.options[option]
-                    for option in (
-                        "eps", "eval_norm", "eval_eps", "eval_step_size", "eval_random_start",
-                        "restarts",
-                    )
-                ),
-            )  # fmt: skip
+            return evaluation_attack(name, self.options)
         except UsageError as error:
             raise UsageError(str(error).replace("--attacks", f"--{flag}"), flag) from None
-        return attack
 
 
 def parse(argv: list[str]) -> Command | str:

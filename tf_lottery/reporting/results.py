@@ -28,10 +28,10 @@ import numpy as np
 
 from tf_lottery import config
 from tf_lottery.errors import StoreError
-from tf_lottery.files import write_atomically
 from tf_lottery.reporting import formats
 from tf_lottery.reporting.intervals import wilson
-from tf_lottery.reporting.text import attack_problem
+from tf_lottery.reporting.json_document import one_line, ordered, read_document, write_document
+from tf_lottery.reporting.text import aligned, attack_problem
 
 FORMAT = 1
 RESULTS = "results.json"
@@ -97,14 +97,13 @@ def write_results(path: str | os.PathLike, document: Document) -> Path:
     problem = _problem(document)
     if problem:
         raise ValueError(f"no results document: {problem}")
-    ordered = _ordered(document, TOP_KEYS)
+    chosen = ordered(document, TOP_KEYS)
     row_keys = list(ROW_KEYS)
     place = row_keys.index("natural") + 1
     row_keys[place:place] = [*attack_names(document), WORST]
-    ordered["rows"] = [_ordered(row, row_keys) for row in document["rows"]]
-    ordered["ledger"] = [_ordered(entry, LEDGER_KEYS) for entry in document["ledger"]]
-    text = json.dumps(ordered, indent=1, allow_nan=False, ensure_ascii=False, default=_plain)
-    return write_atomically(path, text + "\n")
+    chosen["rows"] = [ordered(row, row_keys) for row in document["rows"]]
+    chosen["ledger"] = [ordered(entry, LEDGER_KEYS) for entry in document["ledger"]]
+    return write_document(path, chosen, "a results file")
 
 
 def read_results(path: str | os.PathLike) -> Document:
@@ -113,28 +112,13 @@ def read_results(path: str | os.PathLike) -> Document:
     Raises:
       StoreError: missing, unreadable, not JSON, of another format, or incomplete.
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise StoreError(f"{path}: no such file; a finished --mode=run leaves it") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path}: cannot be read ({_one_line(error)})") from error
-    try:
-        document = json.loads(text, parse_constant=_no_constant)
-    except ValueError as error:
-        raise StoreError(f"{path}: not JSON ({_one_line(error)}); remove it") from error
+    return read_document(path, "a finished --mode=run", FORMAT, _strange, _problem)
+
+
+def _strange(document: Any) -> str:
     if not isinstance(document, dict) or "format" not in document:
-        raise StoreError(f"{path}: not a results file (no format number)")
-    number = document["format"]
-    if number != FORMAT:
-        newer = isinstance(number, int) and number > FORMAT
-        advice = "written by a newer tf_lottery; update the package" if newer else "unknown"
-        raise StoreError(f"{path}: format {number!r}, this version reads {FORMAT}: {advice}")
-    problem = _problem(document)
-    if problem:
-        raise StoreError(f"{path}: {problem}")
-    return document
+        return "not a results file (no format number)"
+    return ""
 
 
 def read_pictures(path: str | os.PathLike) -> dict[str, np.ndarray] | None:
@@ -154,7 +138,7 @@ def read_pictures(path: str | os.PathLike) -> dict[str, np.ndarray] | None:
         with np.load(path, allow_pickle=False) as archive:
             pictures = {key: archive[key] for key in archive.files}
     except Exception as error:  # a damaged zip raises five different types
-        raise StoreError(f"{path}: cannot be read ({_one_line(error)}); remove it") from error
+        raise StoreError(f"{path}: cannot be read ({one_line(error)}); remove it") from error
     missing = [key for key in PICTURE_KEYS if key not in pictures]
     if missing:
         raise StoreError(f"{path}: lacks {', '.join(missing)}")
@@ -206,7 +190,7 @@ def table(document: Document) -> str:
         accuracies = [row[name] for name in names]
         lines.append(
             [
-                _one_line(row["name"]),
+                one_line(row["name"]),
                 formats.percent(row["density"]),
                 *(f"{formats.percent(a['best'])}/{formats.percent(a['last'])}" for a in accuracies),
                 str(row["epochs"]),
@@ -215,16 +199,7 @@ def table(document: Document) -> str:
                 formats.ratio(row["total_over_dense"]),
             ]
         )
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
-    text.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join([*text, _precision(document)])
+    return "\n".join([*aligned(lines), _precision(document)])
 
 
 def _precision(document: Document) -> str:
@@ -253,7 +228,7 @@ def _problem(document: Document) -> str:
     try:
         return _first_problem(document)
     except (TypeError, AttributeError, KeyError) as error:
-        return f"not in the expected form ({_one_line(error)})"
+        return f"not in the expected form ({one_line(error)})"
 
 
 def _first_problem(document: Document) -> str:
@@ -301,22 +276,3 @@ def _first_problem(document: Document) -> str:
 
 def _missing(part: Any, keys: tuple[str, ...]) -> str:
     return ", ".join(repr(key) for key in keys if key not in part)
-
-
-def _ordered(part: dict, keys) -> dict:
-    known = {key: part[key] for key in keys if key in part}
-    return known | {key: part[key] for key in sorted(set(part) - set(known))}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, (np.generic, np.ndarray)):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} does not belong in a results file")
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _one_line(value: object) -> str:
-    return " ".join(str(value).split())

@@ -117,6 +117,21 @@ def accuracy_table(
     return "\n".join(lines)
 
 
+def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as text, a rule below the first; the first column to the left, the others
+    to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+    text.insert(1, "  ".join("-" * width for width in widths))
+    return text
+
+
 def hanging(text: str, start: str, indent: int | None = None) -> str:
     """``start`` and the wrapped ``text``, whose further lines stand below its beginning.
 

@@ -22,16 +22,12 @@ The document is plain JSON. Accuracies are shares in [0, 1], times seconds; epoc
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
-
-from tf_lottery.errors import StoreError
-from tf_lottery.files import write_atomically
 from tf_lottery.reporting.experiment.problems import ARM_KEYS, FORMAT, RUN_KEYS, TOP_KEYS, problem
+from tf_lottery.reporting.json_document import ordered, read_document, write_document
 
 EXPERIMENT = "experiment.json"
 
@@ -47,12 +43,11 @@ def write_experiment(path: str | os.PathLike, document: Document) -> Path:
     wrong = problem(document)
     if wrong:
         raise ValueError(f"no experiment document: {wrong}")
-    ordered = _ordered(document, TOP_KEYS)
-    ordered["arms"] = [_ordered(arm, ARM_KEYS) for arm in document["arms"]]
-    for arm in ordered["arms"]:
-        arm["runs"] = [_ordered(run, RUN_KEYS) for run in arm["runs"]]
-    text = json.dumps(ordered, indent=1, allow_nan=False, ensure_ascii=False, default=_plain)
-    return write_atomically(path, text + "\n")
+    chosen = ordered(document, TOP_KEYS)
+    chosen["arms"] = [ordered(arm, ARM_KEYS) for arm in document["arms"]]
+    for arm in chosen["arms"]:
+        arm["runs"] = [ordered(run, RUN_KEYS) for run in arm["runs"]]
+    return write_document(path, chosen, "an experiment")
 
 
 def read_experiment(path: str | os.PathLike) -> Document:
@@ -61,28 +56,13 @@ def read_experiment(path: str | os.PathLike) -> Document:
     Raises:
       StoreError: missing, unreadable, not JSON, of another format, or incomplete.
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise StoreError(f"{path}: no such file; a finished experiment leaves it") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path}: cannot be read ({_one_line(error)})") from error
-    try:
-        document = json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise StoreError(f"{path}: not JSON ({_one_line(error)}); remove it") from error
+    return read_document(path, "a finished experiment", FORMAT, _strange, problem)
+
+
+def _strange(document: Any) -> str:
     if not isinstance(document, dict) or "format" not in document or "arms" not in document:
-        raise StoreError(f"{path}: not an experiment (no format number or no arms)")
-    number = document["format"]
-    if number != FORMAT:
-        newer = isinstance(number, int) and number > FORMAT
-        advice = "written by a newer tf_lottery; update the package" if newer else "unknown"
-        raise StoreError(f"{path}: format {number!r}, this version reads {FORMAT}: {advice}")
-    wrong = problem(document)
-    if wrong:
-        raise StoreError(f"{path}: {wrong}")
-    return document
+        return "not an experiment (no format number or no arms)"
+    return ""
 
 
 def arm(document: Document, name: str) -> dict:
@@ -100,22 +80,3 @@ def drawn_arms(document: Document, figure: dict) -> list[dict]:
 def attack_names(document: Document) -> list[str]:
     """The attacks, in the order of the document."""
     return [attack["name"] for attack in document["attacks"]]
-
-
-def _ordered(part: dict, keys) -> dict:
-    known = {key: part[key] for key in keys if key in part}
-    return known | {key: part[key] for key in sorted(set(part) - set(known))}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, (np.generic, np.ndarray)):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} does not belong in an experiment")
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _one_line(value: object) -> str:
-    return " ".join(str(value).split())

@@ -10,7 +10,7 @@ from tf_lottery.reporting.experiment.tables import Cell
 from tf_lottery.reporting.experiment.verdict import tally, verdicts
 from tf_lottery.reporting.results import WORST
 from tf_lottery.reporting.style import short
-from tf_lottery.reporting.text import hanging
+from tf_lottery.reporting.text import aligned, hanging
 
 _NAME = 36  # characters of an arm's name
 
@@ -31,16 +31,7 @@ def _arms(document: Document) -> str:
     for arm in document["arms"]:
         shown = [_cell(document, arm, wanted) for _, wanted in columns]
         lines.append([short(_line(arm["name"]), _NAME), *shown])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
-    text.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join([*text, _reading(document)])
+    return "\n".join([*aligned(lines), _reading(document)])
 
 
 def _columns(document: Document) -> list[tuple[str, list[Measure]]]:

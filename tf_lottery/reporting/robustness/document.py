@@ -20,17 +20,13 @@ times seconds; passes are counted in images.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
-
-from tf_lottery.errors import StoreError
-from tf_lottery.files import write_atomically
+from tf_lottery.reporting.json_document import one_line, ordered, read_document, write_document
 from tf_lottery.reporting.results import WORST
 from tf_lottery.reporting.text import attack_problem
 
@@ -122,11 +118,10 @@ def write_evaluation(path: str | os.PathLike, document: Document) -> Path:
     problem = _problem(document)
     if problem:
         raise ValueError(f"no evaluation document: {problem}")
-    ordered = _ordered(document, TOP_KEYS)
-    ordered["models"] = [_ordered(model, MODEL_KEYS) for model in document["models"]]
-    ordered["pairs"] = [_ordered(pair, PAIR_KEYS) for pair in document["pairs"]]
-    text = json.dumps(ordered, indent=1, allow_nan=False, ensure_ascii=False, default=_plain)
-    return write_atomically(path, text + "\n")
+    chosen = ordered(document, TOP_KEYS)
+    chosen["models"] = [ordered(model, MODEL_KEYS) for model in document["models"]]
+    chosen["pairs"] = [ordered(pair, PAIR_KEYS) for pair in document["pairs"]]
+    return write_document(path, chosen, "an evaluation")
 
 
 def read_evaluation(path: str | os.PathLike) -> Document:
@@ -135,36 +130,21 @@ def read_evaluation(path: str | os.PathLike) -> Document:
     Raises:
       StoreError: missing, unreadable, not JSON, of another format, or incomplete.
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise StoreError(f"{path}: no such file; a finished --mode=evaluate leaves it") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path}: cannot be read ({_one_line(error)})") from error
-    try:
-        document = json.loads(text, parse_constant=_no_constant)
-    except ValueError as error:
-        raise StoreError(f"{path}: not JSON ({_one_line(error)}); remove it") from error
+    return read_document(path, "a finished --mode=evaluate", FORMAT, _strange, _problem)
+
+
+def _strange(document: Any) -> str:
     if not isinstance(document, dict) or document.get("kind") != KIND or "format" not in document:
-        raise StoreError(f"{path}: not an evaluation (no format number or another kind)")
-    number = document["format"]
-    if number != FORMAT:
-        newer = isinstance(number, int) and number > FORMAT
-        advice = "written by a newer tf_lottery; update the package" if newer else "unknown"
-        raise StoreError(f"{path}: format {number!r}, this version reads {FORMAT}: {advice}")
-    problem = _problem(document)
-    if problem:
-        raise StoreError(f"{path}: {problem}")
-    return document
+        return "not an evaluation (no format number or another kind)"
+    return ""
 
 
 def _problem(document: Document) -> str:
     """What is wrong with a document, in one line; empty when nothing is."""
     try:
-        return _one_line(next(_problems(document), ""))
+        return one_line(next(_problems(document), ""))
     except (TypeError, AttributeError, KeyError, ValueError) as error:
-        return f"not in the expected form ({_one_line(error)})"
+        return f"not in the expected form ({one_line(error)})"
 
 
 def _problems(document: Document) -> Iterator[str]:
@@ -311,22 +291,3 @@ def _lacks(where: str, part: Any, keys) -> Iterator[str]:
 
 def _unknown(where: str, names, known: list[str]) -> Iterator[str]:
     yield from (f"{where}: unknown {name!r}" for name in names if name not in known)
-
-
-def _ordered(part: dict, keys) -> dict:
-    known = {key: part[key] for key in keys if key in part}
-    return known | {key: part[key] for key in sorted(set(part) - set(known))}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, (np.generic, np.ndarray)):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} does not belong in an evaluation")
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _one_line(value: object) -> str:
-    return " ".join(str(value).split())

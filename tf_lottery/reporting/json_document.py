@@ -1,0 +1,97 @@
+"""JSON documents that reports are made from: checked when read, ordered when written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tf_lottery.errors import StoreError
+from tf_lottery.files import write_atomically
+
+
+def write_document(path: str | os.PathLike, document: dict, belongs_in: str) -> Path:
+    """Writes ``document`` atomically, keys in their order, NumPy values as plain ones.
+
+    Args:
+      path: of the file.
+      document: checked by the caller.
+      belongs_in: for messages, such as ``a results file``.
+
+    Raises:
+      ValueError: a number is NaN or infinite.
+      TypeError: a value is neither JSON nor of NumPy.
+    """
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, (np.generic, np.ndarray)):
+            return value.tolist()
+        raise TypeError(f"{type(value).__name__} does not belong in {belongs_in}")
+
+    text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False, default=plain)
+    return write_atomically(path, text + "\n")
+
+
+def read_document(
+    path: str | os.PathLike,
+    left_by: str,
+    number: int,
+    strange: Callable[[Any], str],
+    problem: Callable[[dict], str],
+) -> dict:
+    """The checked document at ``path``.
+
+    Args:
+      path: of the file.
+      left_by: what makes such a file, for messages.
+      number: of the format that is read.
+      strange: what kind of file it is not, ``""`` if it is of the right one and has a
+        ``format``.
+      problem: what is wrong with a document of the right kind and format, in one line;
+        ``""`` if nothing is.
+
+    Raises:
+      StoreError: missing, unreadable, not JSON, of another kind or format, or incomplete.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise StoreError(f"{path}: no such file; {left_by} leaves it") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path}: cannot be read ({one_line(error)})") from error
+    try:
+        document = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{path}: not JSON ({one_line(error)}); remove it") from error
+    wrong = strange(document)
+    if wrong:
+        raise StoreError(f"{path}: {wrong}")
+    found = document["format"]
+    if found != number:
+        newer = isinstance(found, int) and found > number
+        advice = "written by a newer tf_lottery; update the package" if newer else "unknown"
+        raise StoreError(f"{path}: format {found!r}, this version reads {number}: {advice}")
+    wrong = problem(document)
+    if wrong:
+        raise StoreError(f"{path}: {wrong}")
+    return document
+
+
+def ordered(part: dict, keys) -> dict:
+    """``part`` with the known keys first, in their order, and the others sorted."""
+    known = {key: part[key] for key in keys if key in part}
+    return known | {key: part[key] for key in sorted(set(part) - set(known))}
+
+
+def one_line(value: object) -> str:
+    """Text without line breaks or runs of spaces."""
+    return " ".join(str(value).split())
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
