@@ -215,12 +215,12 @@ def test_a_full_work_directory(folder, size):
 def test_a_full_disk_when_the_results_are_written(capsys, monkeypatch, folder):
     assert main([*TINY, "--workdir=w"]) == 0
     (folder / "w" / "results.json").unlink()
-    from tf_lottery.reporting import results
+    from tf_lottery.reporting import json_document
 
     def full(path, content):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(results, "write_atomically", full)
+    monkeypatch.setattr(json_document, "write_atomically", full)
     line = complaint(capsys, 1, [*TINY, "--workdir=w"])
     assert "space" in line
     assert not (folder / "w" / "results.json").exists()
