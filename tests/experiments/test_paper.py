@@ -267,6 +267,9 @@ def test_short_schedules_have_an_epoch_at_the_peak():
         for config in made.configs.values()
     }
     assert warmups == {2: 0, 4: 1, 10: 3}
+    # One search serves all of them.
+    assert {config.winning_search.schedule.warmup_epochs for config in made.configs.values()} == {3}
+    assert len({config.winning_search for config in made.configs.values()}) == 1
 
 
 def test_transfer_uses_the_settings_of_evaluation():

@@ -5,6 +5,7 @@ Checked without TensorFlow, so that what is wrong with a flag is told at once.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -103,11 +104,14 @@ class Design:
     def _config(self, arm: Arm, seed: int) -> LotteryConfig:
         chosen = {**self.options, **arm.options, "compare": (arm.kind,), "seed": seed}
         warmup = chosen["warmup_epochs"]
-        if "ticket_epochs" in arm.options and warmup is not None:
-            # A short schedule drops its rate half-way; one epoch at the peak comes before.
-            half = arm.options["ticket_epochs"] // 2
-            chosen["warmup_epochs"] = min(warmup, max(0, half - 1))
-        return lottery_config(**chosen)
+        if "ticket_epochs" not in arm.options or warmup is None:
+            return lottery_config(**chosen)
+        # A short schedule drops its rate half-way; one epoch at the peak comes before. Only the
+        # ticket's: a search warms up as long as for any other length of retraining.
+        short = min(warmup, max(0, arm.options["ticket_epochs"] // 2 - 1))
+        config = lottery_config(**{**chosen, "ticket_epochs": 0})
+        ticket_train = lottery_config(**{**chosen, "warmup_epochs": short}).ticket_train
+        return dataclasses.replace(config, ticket_train=ticket_train)
 
     @property
     def scale(self) -> str:
