@@ -58,7 +58,7 @@ def _section(name: str, document: dict) -> str:
         f"{told['question']} {told['paper']}",
         "",
         f"Here: `flags/small/{name}.flags`, {seeds} seed{'s' * (seeds > 1)}, "
-        f"{document['data']['name']}. {_cell(document['scale'])}.",
+        f"{document['data']['name']}. {_cell(_upper(document['scale']))}.",
         "",
     ]
     for figure in document["figures"]:
@@ -68,6 +68,10 @@ def _section(name: str, document: dict) -> str:
     lines += [(DOCS / "results" / name / "notes.md").read_text().rstrip(), ""]
     lines.append(f"[Report with all tables](results/{name}/report.md)")
     return "\n".join(lines)
+
+
+def _upper(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def _cell(text: str) -> str:

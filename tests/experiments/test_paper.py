@@ -171,7 +171,7 @@ def test_less_than_the_paper_is_told():
         (["fig2", "--sweep_epochs=2.5"], "--sweep_epochs: got '2.5', must be a whole number"),
         (["fig5", "--sweep_sparsity=1"], "--sweep_sparsity: got '1', must be a number, 0 to 0.999"),
         (["fig4", "--sweep_rates=0"], "--sweep_rates: got '0'"),
-        (["fig6", "--sweep_depths=11"], "depth: got 11"),
+        (["fig6", "--sweep_depths=11"], "^--sweep_depths: got 11"),
         (["fig2", "--sweep_epochs=inf"], "--sweep_epochs: got 'inf'"),
         (["fig9", "--model=lenet"], "two networks called 'lenet, dense'"),
         (["fig1", "--ticket=x"], "--ticket: an experiment searches its own"),
@@ -270,6 +270,21 @@ def test_short_schedules_have_an_epoch_at_the_peak():
     # One search serves all of them.
     assert {config.winning_search.schedule.warmup_epochs for config in made.configs.values()} == {3}
     assert len({config.winning_search for config in made.configs.values()}) == 1
+
+
+def test_transfer_of_the_paper_stands_beside_ours():
+    made = Study(design("--experiment=table3", "--epochs=10", "--sweep_epochs=4,5,10"))
+    names = ["dense", "ticket, 4 epochs", "ticket, 5 epochs", "ticket, 10 epochs"]
+    # Made on the row's, classified by the column's: Table 3 of the paper, its text of rows
+    # "40, Madry" and "Madry, 40".
+    assert made._transfer_published(names) == [
+        [None, 0.5816, None, 0.5763],
+        [0.5869, None, None, 0.5611],
+        [None, None, None, None],
+        [0.5861, 0.5662, None, None],
+    ]
+    other = Study(design("--experiment=table3", "--model=vgg"))
+    assert other._transfer_published(["dense"]) is None
 
 
 def test_transfer_uses_the_settings_of_evaluation():

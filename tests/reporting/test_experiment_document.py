@@ -160,6 +160,10 @@ def test_what_is_wrong_is_told_in_one_line(tmp_path, change, message):
         (_set("transfer", "matrices", []), "0 matrices for 3 seeds"),
         (_set("transfer", "matrices", 1, [[0.5]]), "a matrix is not 3 x 3"),
         (_set("transfer", "matrices", 1, 0, 0, 1.01), "accuracy outside"),
+        (_set("transfer", "matrices", 1, 0, 0, None), "accuracy outside"),
+        (_set("transfer", "published", 0, 1, 58.69), "accuracy outside"),
+        (_set("transfer", "published", [[0.5]]), "a matrix is not 3 x 3"),
+        (_drop("transfer", "published"), "transfer lacks 'published'"),
     ],
 )
 def test_wrong_transfer(change, message):

@@ -181,6 +181,8 @@ def test_other_forms(tmp_path, form, arms):
         first, second = (matrix[0][1] for matrix in document["transfer"]["matrices"])
         assert f" {50 * (first + second):.1f} ±" in markdown
         assert text.count("<small>white box</small>") == min(arms, 8)
+        assert text.count("paper 58.7") == 1
+        assert markdown.count(", paper 58.7 |") == 1
     assert "Undefined" not in text + markdown
 
 

@@ -206,7 +206,15 @@ class Study:
             "examples": found[0]["examples"],
             "arms": found[0]["models"],
             "matrices": [each["accuracy"] for each in found],
+            "published": self._transfer_published(found[0]["models"]),
         }
+
+    def _transfer_published(self, arms: list[str]) -> list[list[float | None]] | None:
+        of_paper = self.experiment.transfer_published
+        found = of_paper(self.design.base) if of_paper else {}
+        if not found:
+            return None
+        return [[found.get((source, target)) for target in arms] for source in arms]
 
     def _ledger(self, workshop: Workshop, cached: Mapping[str, bool]) -> list[dict]:
         stages: dict[str, Stage] = {}

@@ -172,7 +172,9 @@ class Experiment:
       sweeps: lists that the command line may give.
       fixed: options that every arm has, and the command line may not change.
       baseline: the arm that costs are compared with.
-      transfer: arms between which adversarial examples are exchanged, by ``pgd20``.
+      transfer: whether adversarial examples are exchanged between the arms, by ``pgd20``.
+      transfer_published: the paper's accuracies then, by the names of the arm that the examples
+        were made on and of the arm that classifies them.
       sweep_label: of the arms' ``x``.
     """
 
@@ -193,6 +195,7 @@ class Experiment:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     baseline: str | None = None
     transfer: bool = False
+    transfer_published: Callable[[Base], Mapping[tuple[str, str], float]] | None = None
     sweep_label: str = ""
     log_sweep: bool = False
 

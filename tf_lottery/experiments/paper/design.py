@@ -22,6 +22,12 @@ _ZERO_IS_DEFAULT = (
     "depth", "width", "batch_size", "learning_rate", "search_learning_rate", "warmup_start",
     "search_epochs",
 )  # fmt: skip
+# Options that an arm sets -> the flag their values come from.
+_SWEPT = {
+    "depth": "sweep_depths", "width": "sweep_widths", "sparsity": "sweep_sparsity",
+    "search_learning_rate": "sweep_rates", "ticket_epochs": "sweep_epochs",
+    "search_epochs": "sweep_search_epochs",
+}  # fmt: skip
 
 
 class Design:
@@ -75,7 +81,7 @@ class Design:
         root = self.options["seed"]
         self.seeds = [root] + [derive_seed(root, "replicate", r) for r in range(1, replicates)]
         # One config of each arm now: a bad value is told before anything is run.
-        self.configs = {arm.name: self._config(arm, root) for arm in self.arms}
+        self.configs = {arm.name: self._checked_config(arm, root) for arm in self.arms}
 
     def _options(self, options: Mapping[str, Any], given: frozenset[str]) -> dict[str, Any]:
         experiment = self.experiment
@@ -100,6 +106,16 @@ class Design:
         if "epochs" in given:
             paper.pop("search_epochs", None)  # 0, which is as many
         return {**options, **paper, **experiment.fixed}
+
+    def _checked_config(self, arm: Arm, seed: int) -> LotteryConfig:
+        try:
+            return self._config(arm, seed)
+        except UsageError as error:
+            swept = _SWEPT.get(error.flag, "")
+            if error.flag not in arm.options or swept not in self.base.sweeps:
+                raise
+            message = str(error).replace(f"--{error.flag}", f"--{swept}", 1)
+            raise UsageError(message, swept) from None
 
     def _config(self, arm: Arm, seed: int) -> LotteryConfig:
         chosen = {**self.options, **arm.options, "compare": (arm.kind,), "seed": seed}

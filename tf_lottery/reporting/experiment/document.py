@@ -16,7 +16,8 @@ The document is plain JSON. Accuracies are shares in [0, 1], times seconds; epoc
 * ``claims``: what the paper found, as a comparison of arms or with a number; ``figures``: what
   to draw, see ``FORMS``; both in the words of ``tf_lottery.reporting.experiment.measures``;
 * ``transfer`` (or null): for each seed the accuracy of the column's arm on adversarial
-  examples made on the row's; ``reference`` (or null): the authors' curves;
+  examples made on the row's, and the paper's (``published``, or null);
+* ``reference`` (or null): the authors' curves;
 * ``ledger``: what each stage cost; ``models`` are the names of the arms that use it.
 """
 

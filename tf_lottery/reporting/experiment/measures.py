@@ -18,7 +18,9 @@ from typing import Any, Literal, NamedTuple
 
 from tf_lottery.reporting import formats
 
-Unit = Literal["accuracy", "share", "ratio", "epochs", "seconds", "flops", "passes", "times"]
+Unit = Literal[
+    "accuracy", "share", "ratio", "distance", "epochs", "seconds", "flops", "passes", "times"
+]
 
 CURVES = ("validation_natural", "validation_robust", "validation", "distance")
 RUN_UNITS: dict[str, Unit] = {
@@ -91,7 +93,7 @@ class Measure(NamedTuple):
         """What its numbers are."""
         if self.key is not None:
             return RUN_UNITS[self.key]
-        return "ratio" if self.quantity == "distance" else "accuracy"
+        return "distance" if self.quantity == "distance" else "accuracy"
 
 
 def parse(word: str) -> Measure:
@@ -200,6 +202,7 @@ _SHOW: dict[Unit, Callable[[float], str]] = {
     "accuracy": lambda number: f"{100 * number:.1f}",
     "share": lambda number: f"{100 * number:.1f}",
     "ratio": lambda number: f"{number:.2f}",
+    "distance": lambda number: f"{number:.3f}",
     "epochs": lambda number: f"{number:.1f}".removesuffix(".0"),
     "seconds": formats.seconds,
     "flops": formats.si,
@@ -227,8 +230,8 @@ def quantified(text: str, unit: Unit) -> str:
 
 
 _AFTER: dict[Unit, str] = {
-    "accuracy": " %", "share": " %", "ratio": "", "epochs": " epochs", "seconds": " s",
-    "flops": " FLOPs", "passes": " passes", "times": "",
+    "accuracy": " %", "share": " %", "ratio": "", "distance": "", "epochs": " epochs",
+    "seconds": " s", "flops": " FLOPs", "passes": " passes", "times": "",
 }  # fmt: skip
 
 
@@ -240,8 +243,9 @@ def difference_unit(unit: Unit) -> str:
 def axis(measure: Measure) -> str:
     """Label of an axis: the unit's name, or the quantity where it has none."""
     units = {"accuracy": "accuracy (%)", "share": "weights kept (%)", "epochs": "epochs",
-             "seconds": "seconds", "flops": "FLOPs", "passes": "passes"}  # fmt: skip
-    return units.get(measure.unit, "relative distance" if measure.key is None else "ratio")
+             "seconds": "seconds", "flops": "FLOPs", "passes": "passes",
+             "distance": "relative distance"}  # fmt: skip
+    return units.get(measure.unit, "ratio")
 
 
 def scale(measure: Measure) -> float:

@@ -39,7 +39,7 @@ CURVE_KEYS = (
 )  # fmt: skip
 CLAIM_KEYS = ("id", "text", "ours", "theirs", "value", "measure", "expect", "margin", "paper")
 FIGURE_KEYS = ("name", "form", "title", "measures", "x_label", "y_label", "log_x", "arms")
-TRANSFER_KEYS = ("attack", "examples", "arms", "matrices")
+TRANSFER_KEYS = ("attack", "examples", "arms", "matrices", "published")
 NULLABLE = (*NEVER, "total_seconds_over_dense", "total_flops_over_dense")
 _SHARES = ("train_accuracy", "validation_natural", "validation_robust")
 _ENDS = ("best", "last")
@@ -203,10 +203,14 @@ def _transfer_problems(transfer: dict, names: list[str], seeds: int) -> Iterator
     side = len(transfer["arms"])
     if len(transfer["matrices"]) != seeds:
         yield f"transfer: {len(transfer['matrices'])} matrices for {seeds} seeds"
-    for matrix in transfer["matrices"]:
+    published = transfer["published"]
+    for matrix in transfer["matrices"] + ([] if published is None else [published]):
         if side < 1 or len(matrix) != side or any(len(row) != side for row in matrix):
             yield f"transfer: a matrix is not {side} x {side}"
-        if not all(_is_share(share) for row in matrix for share in row):
+        shares = [share for row in matrix for share in row]
+        if matrix is published:
+            shares = [share for share in shares if share is not None]
+        if not all(_is_share(share) for share in shares):
             yield "transfer: accuracy outside [0, 1]"
 
 

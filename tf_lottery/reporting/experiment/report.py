@@ -116,5 +116,8 @@ def _transfer(document: Document) -> dict[str, Any] | None:
             values = [matrix[row][column] for matrix in transfer["matrices"]]
             found = estimate(values, transfer["examples"])
             small = interval_words(found, measure)
+            paper = transfer["published"] and transfer["published"][row][column]
+            if paper is not None:
+                small = f"{small}{', ' if small else ''}paper {formats.percent(paper)}"
             cells[-1].append(Cell(formats.percent(shares[row, column]), small))
     return {"names": names, "cells": cells} | {k: transfer[k] for k in ("attack", "examples")}
