@@ -40,6 +40,11 @@ def run_experiment(command: Command, design: Design) -> int:
     reference = None
     if command.reference_csv:
         runs = [arm.reference for arm in design.arms if arm.reference]
+        if not runs:
+            print(
+                f"no arm of {study.experiment.source} has a curve among the authors' at these "
+                "settings: --reference_csv is not used"
+            )
         reference = read_reference(command.reference_csv, runs)
     workdir = Path(command.workdir)
     _check_workdir(workdir, design)

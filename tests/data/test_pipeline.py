@@ -31,6 +31,12 @@ def assert_same(ours, theirs):
             np.testing.assert_array_equal(a[key], b[key])
 
 
+def test_no_tuning_thread_delays_the_end_of_a_training():
+    training = training_batches(IMAGES, LABELS, batch_size=BATCH, epochs=1, order_seed=0)
+    for dataset in (training, evaluation_batches(IMAGES, LABELS, BATCH)):
+        assert dataset.options().autotune.enabled is False
+
+
 class TestTraining:
     def test_shapes_and_types(self):
         dataset = training_batches(

@@ -13,6 +13,10 @@ from tf_lottery.errors import UsageError
 from tf_lottery.keras import tf
 from tf_lottery.types import Tensor
 
+# Threads that gather and augment, and batches made ahead. Fixed, see _without_autotune.
+_PARALLEL_CALLS = 4
+_BATCHES_AHEAD = 4
+
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     """Full batches in an epoch; the remainder is dropped.
@@ -102,10 +106,10 @@ def training_batches(
     batches = (
         tf.data.Dataset.range(first_epoch, epochs)
         .flat_map(one_epoch)
-        .map(fetch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .map(fetch, num_parallel_calls=_PARALLEL_CALLS, deterministic=True)
         .apply(tf.data.experimental.assert_cardinality(steps * max(0, epochs - first_epoch)))
     )
-    return batches.prefetch(tf.data.AUTOTUNE)
+    return _without_autotune(batches.prefetch(_BATCHES_AHEAD))
 
 
 def evaluation_batches(images: np.ndarray, labels: np.ndarray, batch_size: int) -> tf.data.Dataset:
@@ -136,11 +140,19 @@ def evaluation_batches(images: np.ndarray, labels: np.ndarray, batch_size: int) 
             "weight": tf.cast(position < num_examples, tf.float32),
         }
 
-    return (
+    return _without_autotune(
         tf.data.Dataset.from_tensor_slices(position.reshape(-1, batch_size))
-        .map(fetch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        .prefetch(tf.data.AUTOTUNE)
+        .map(fetch, num_parallel_calls=_PARALLEL_CALLS, deterministic=True)
+        .prefetch(_BATCHES_AHEAD)
     )
+
+
+def _without_autotune(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    # Tuned, every iterator owns a thread that sleeps for up to a minute between two
+    # looks, and destroying the iterator waits for it.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
 
 
 def _hold(images: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor]:

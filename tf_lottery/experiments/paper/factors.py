@@ -152,6 +152,11 @@ FIG5 = Experiment(
 )  # fmt: skip
 
 
+# Depth and width of the authors' WideResNets: those that have curves.
+_FIG6_SHAPES = {(34, width) for width in (1, 2, 5, 8, 10)}
+_FIG6_SHAPES |= {(depth, 10) for depth in (10, 16, 22, 28, 34)}
+
+
 def _fig6_arms(base: Base) -> list[Arm]:
     """Width is swept at the greatest depth, depth at the greatest width."""
     widths, depths = base.sweeps["sweep_widths"], base.sweeps["sweep_depths"]
@@ -163,6 +168,8 @@ def _fig6_arms(base: Base) -> list[Arm]:
     arms = []
     for kind, prefix in (("boosting", "init"), ("reinit", "seed9")):
         for depth, width, what, x in shapes:
+            shape = f"{number(depth)}_{number(width)}"
+            run = f"depth_width/{folder}/wideresnet_{shape}/{prefix}_enhance_{suffix}"
             arms.append(
                 Arm(
                     f"{kind}, {number(depth)}-{number(width)} ({what})",
@@ -170,8 +177,7 @@ def _fig6_arms(base: Base) -> list[Arm]:
                     {"depth": depth, "width": width},
                     f"{kind}, {what}",
                     x,
-                    f"depth_width/{folder}/wideresnet_{number(depth)}_{number(width)}/"
-                    f"{prefix}_enhance_{suffix}",
+                    run if (depth, width) in _FIG6_SHAPES else None,
                 )
             )
     return arms
