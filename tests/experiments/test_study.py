@@ -8,9 +8,10 @@ import pytest
 from tf_lottery import flags
 from tf_lottery.experiment_commands import make_design
 from tf_lottery.experiments.local import run_stages
+from tf_lottery.experiments.paper.factors import FIG6
 from tf_lottery.experiments.rows import Costs, break_even
 from tf_lottery.experiments.store import Store
-from tf_lottery.experiments.study import Study
+from tf_lottery.experiments.study import Study, _figure
 from tf_lottery.experiments.work import Workshop
 from tf_lottery.main import main
 from tf_lottery.reporting.experiment import read_experiment, verdicts, write_experiment
@@ -105,6 +106,15 @@ def test_the_ledger_names_the_arms_of_each_stage(done):
     assert {row["kind"] for row in document["ledger"]} == {
         "init", "train", "prune", "evaluate", "transfer",
     }  # fmt: skip
+
+
+def test_width_and_depth_have_a_figure_each():
+    design = make_design(flags.parse(["--experiment=fig6", "--sweep_depths=10,16"]))
+    for spec, word in zip(FIG6.figures, ("width", "depth"), strict=True):
+        arms = _figure(spec, design.arms)["arms"]
+        assert arms
+        assert all(f"({word})" in name for name in arms)
+    assert len(arms) == 4
 
 
 def test_published_curves_fill_the_points_of_sweeps():

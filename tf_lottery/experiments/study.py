@@ -132,7 +132,7 @@ class Study:
             "arms": [self._arm(arm, workshop, reference) for arm in self.design.arms],
             "baseline": self.experiment.baseline,
             "claims": [dataclasses.asdict(claim) for claim in self.design.claims],
-            "figures": [_figure(spec) for spec in self.experiment.figures],
+            "figures": [_figure(spec, self.design.arms) for spec in self.experiment.figures],
             "transfer": self._transferred(workshop),
             "reference": reference,
             "ledger": self._ledger(workshop, cached),
@@ -235,8 +235,10 @@ class Study:
         ]
 
 
-def _figure(spec: FigureSpec) -> dict:
+def _figure(spec: FigureSpec, arms: Sequence[Arm]) -> dict:
     chosen = dataclasses.asdict(spec)
     chosen["measures"] = list(spec.measures)
-    chosen["arms"] = None if spec.arms is None else list(spec.arms)
+    series = chosen.pop("series")
+    drawn = [arm.name for arm in arms if series is None or (arm.series or arm.name) in series]
+    chosen["arms"] = None if series is None else drawn
     return chosen

@@ -67,7 +67,10 @@ class Claim:
 
 @dataclass(frozen=True)
 class FigureSpec:
-    """A figure: ``epochs`` draws measures over epochs, ``sweep`` over the arms' ``x``."""
+    """A figure: ``epochs`` draws measures over epochs, ``sweep`` over the arms' ``x``.
+
+    ``series`` names the arms' series that are drawn; ``None`` means all of them.
+    """
 
     name: str
     form: Form
@@ -76,7 +79,7 @@ class FigureSpec:
     x_label: str = "epoch"
     y_label: str = "accuracy (%)"
     log_x: bool = False
-    arms: tuple[str, ...] | None = None
+    series: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -222,9 +222,9 @@ FIG6 = Experiment(
     _fig6_claims,
     (
         FigureSpec("width", "sweep", "Natural validation accuracy, width", at_epoch(1, 5),
-                   "width factor"),
+                   "width factor", series=("boosting, width", "reinit, width")),
         FigureSpec("depth", "sweep", "Natural validation accuracy, depth", at_epoch(1, 5),
-                   "depth"),
+                   "depth", series=("boosting, depth", "reinit, depth")),
     ),
     CIFAR10,
     models=("wide_resnet",),

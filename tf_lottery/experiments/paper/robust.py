@@ -226,9 +226,10 @@ FIG9 = Experiment(
      "width_multiplier": 1.0, "depth": 0},
     models=("vgg",),
     # Radius and steps of MNIST are Madry et al. 2018's: the paper does not say. It says
-    # that MNIST has no schedule of the rate and early stopping.
+    # that MNIST has no schedule of the rate and early stopping; the rate is the search's.
     defaults={**_PGD20, "eps": 0.3, "steps": 40, "step_size": 0.01, "epochs": 50,
-              "search_epochs": 20, "schedule": "constant", "patience": 10},
+              "search_epochs": 20, "schedule": "constant", "patience": 10,
+              "learning_rate": 0.01, "warmup_epochs": 0},
     fixed=_FGSM_SEARCH,
 )  # fmt: skip
 
