@@ -1,128 +1,278 @@
-"""Seconds of one training step: natural, FGSM and PGD-10, dense and 80 % masked.
+"""Our training step and evaluation beside those of three peers: seconds, memory, ratios.
 
+    pip install '.[bench]'
     python benchmarks/training_step.py [--quick] [--output=FILE]
 
-The cases of one model are measured in turns, several times each, so that noise of
-a shared machine falls on all of them alike; medians and ratios are reported.
-``flop_ratio`` is what the cost ledger predicts (natural 1, FGSM 5/3, PGD-10 23/3).
+Cases: a natural, an FGSM and a PGD-10 training step, and the PGD-20 evaluation of a batch;
+VGG-16, ResNet-18 and WideResNet-28-2 (``--models=wide_resnet-34-10`` is for accelerators),
+dense and with 80 % of the weights masked. Peers: see ``sides.py``; ``--peers`` chooses.
+
+Every side runs in a process of its own, which sleeps while another is timed. A round runs
+each case once on each side, one after the other, and the matrix product between them; what
+else the machine does falls on all alike. Reported are medians over the rounds. A row:
+
+- ``ours_seconds``, ``peer_seconds``, ``ratio`` (the median over the rounds of ours over the
+  peer's in that round);
+- ``gemm_fraction``: our share of the matrix-product peak (median of the products so far, of
+  the better library), with F the FLOPs of a forward pass and 3F, 5F, 23F and 42F an image;
+- ``ours_peak_mb``, ``peer_peak_mb``: the most memory held in a fresh process during the
+  case's first two calls, above what the process held before it had the network; with
+  ``--quick`` in the process that is timed, which has run other cases before.
+
+All sides have to compute the same: losses that differ by more than 2 % (and an image or two
+in evaluation) end the benchmark.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.metadata
+import importlib.util
 import json
+import os
 import statistics
+import subprocess
+import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+import sides
+import worker
 
-from tf_lottery import lottery_config, pruning
 from tf_lottery.experiments.provenance import machine
-from tf_lottery.keras import tf
-from tf_lottery.models import build_model, forward_flops
-from tf_lottery.pruning.masks import wrap
-from tf_lottery.training.run import make_optimizer, make_training_model
+from tf_lottery.models import forward_flops
 
-OBJECTIVES = ("natural", "fgsm", "pgd")
+MODELS = ("vgg16", "resnet18", "wide_resnet-28-2")
+PEERS = sides.SIDES[1:]
+GEMM = ("ours", "torch_best")  # the sides whose library also multiplies matrices
 SPARSITIES = (0.0, 0.8)
-MODELS = {  # label -> build_model arguments, input shape, batch size
-    "convnet": ({"name": "convnet"}, (8, 8, 1), 64),
-    "vgg16-w0.25": ({"name": "vgg", "width_multiplier": 0.25}, (32, 32, 3), 64),
-}
+HERE = Path(__file__).parent
 
 
-def make_step(arguments: dict, shape: tuple, batch_size: int, objective: str, sparsity: float):
-    """A function that runs one training step to its end."""
-    config = lottery_config(
-        model=arguments["name"],
-        objective=objective,
-        search_objective=objective,
-        batch_size=batch_size,
-        epochs=1,
+class Worker:
+    """A side in its process."""
+
+    def __init__(self, side: str):
+        began = time.perf_counter()
+        self._process = subprocess.Popen(
+            [sys.executable, str(HERE / "worker.py"), side],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=None if "-v" in sys.argv else subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), *sys.path[1:]])},
+        )
+        self._side, self._began = side, began
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+    def wait(self) -> float:
+        """Until its libraries are imported; seconds since the process began."""
+        self._answer()
+        return time.perf_counter() - self._began
+
+    def run(self, **settings) -> dict:
+        """One answer, see ``worker.py``."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(settings) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the worker of {self._side} died; -v shows what it said")
+        return json.loads(line)
+
+
+def check_same(values: dict[str, float], case: str, batch_size: int) -> None:
+    """Raises ``ValueError`` unless all sides computed what ours did."""
+    ours = values["ours"]
+    allowed = 0.02 * batch_size + 1 if "eval" in case else 0.02 * abs(ours) + 1e-3
+    for side, value in values.items():
+        if abs(value - ours) > allowed:
+            raise ValueError(f"{case}: {side} computed {value}, ours {ours}")
+
+
+@dataclass
+class Measured:
+    """What was seen of one case on every side; lists have an entry a round."""
+
+    first: dict[str, float]
+    seconds: dict[str, list[float]]
+    gflops: dict[str, list[float]]
+    peaks: dict[str, float]
+
+
+def measure(workers: dict[str, Worker], settings: dict, rounds: int, fresh: bool) -> Measured:
+    """One case: a first call on each side, then rounds."""
+    answers = {name: side.run(**settings) for name, side in workers.items()}
+    check_same(
+        {name: found["value"] for name, found in answers.items()},
+        settings["case"],
+        settings["batch_size"],
     )
-    options = {key: value for key, value in arguments.items() if key != "name"}
-    masked = wrap(build_model(arguments["name"], shape, 10, 0, **options))
-    if sparsity:
-        kernels = {name: kernel.numpy() for name, kernel in masked.kernels.items()}
-        masked.set_masks(pruning.prune(kernels, None, sparsity, scope="layer"))
-    model = make_training_model(masked, config.train, 0)
-    model.compile(optimizer=make_optimizer(config.train, steps=1000))
-    random = np.random.default_rng(0)
-    batch = {
-        "image": random.random((batch_size, *shape), np.float32),
-        "label": random.integers(0, 10, batch_size, np.int32),
-        "index": np.arange(batch_size, dtype=np.int32),
-        "epoch": np.zeros(batch_size, np.int32),
-    }
-    batches = iter(tf.data.Dataset.from_tensors(batch).cache().repeat())
-    function = model.make_train_function()
-    return lambda: function(batches)["loss"].numpy()
+    measured = Measured(
+        {name: found["seconds"] for name, found in answers.items()},
+        {name: [] for name in workers},
+        {name: [] for name in workers},
+        {name: found["peak_mb"] for name, found in answers.items()},
+    )
+    for _ in range(rounds):
+        for name in GEMM:
+            if name in workers:
+                measured.gflops[name].append(workers[name].run(case="gemm")["gflops"])
+        for name, side in workers.items():
+            found = side.run(**settings)
+            measured.seconds[name].append(found["seconds"])
+            measured.peaks[name] = max(measured.peaks[name], found["peak_mb"])
+    if fresh:
+        measured.peaks = {name: fresh_peak(name, settings) for name in workers}
+    return measured
 
 
-def measure(label: str, repeats: int) -> list[dict]:
-    """Rows of one model, cases interleaved."""
-    arguments, shape, batch_size = MODELS[label]
-    steps = {
-        (objective, sparsity): make_step(arguments, shape, batch_size, objective, sparsity)
-        for objective in OBJECTIVES
-        for sparsity in SPARSITIES
-    }
-    for step in steps.values():
-        step()  # traces
-    seconds: dict = {case: [] for case in steps}
-    for _ in range(repeats):
-        for case, step in steps.items():
-            began = time.perf_counter()
-            step()
-            seconds[case].append(time.perf_counter() - began)
-    options = {key: value for key, value in arguments.items() if key != "name"}
-    flops = sum(forward_flops(build_model(arguments["name"], shape, 10, 0, **options)).values())
-    passes = {"natural": 3, "fgsm": 5, "pgd": 23}
-    base = statistics.median(seconds["natural", 0.0])
+def fresh_peak(side: str, settings: dict) -> float:
+    """MiB of a process that has done nothing else."""
+    with Worker(side) as fresh:
+        fresh.wait()
+        return max(fresh.run(**settings)["peak_mb"] for _ in range(2))
+
+
+def rows_of(settings: dict, measured: Measured, peak: float) -> list[dict]:
+    """A row a peer; ``peak`` in GFLOP/s."""
+    label, batch_size, case = (settings[key] for key in ("model", "batch_size", "case"))
+    flops = sum(forward_flops(worker.build(label, 0.0)[0]).values())
+    ours = measured.seconds["ours"]
+    speed = sides.PASSES[case] * flops * batch_size / statistics.median(ours) / 1e9
     rows = []
-    for (objective, sparsity), times in seconds.items():
-        median = statistics.median(times)
+    for name, peer in measured.seconds.items():
+        if name == "ours":
+            continue
         rows.append(
             {
-                "case": "pgd10" if objective == "pgd" else objective,
-                "model": label,
-                "sparsity": sparsity,
-                "batch_size": batch_size,
-                "seconds": median,
-                "over_natural_dense": median / base,
-                "flop_ratio": passes[objective] / 3,
-                "gflops_per_second": passes[objective] * flops * batch_size / median / 1e9,
-                "repeats": repeats,
+                **settings,
+                "peer": name,
+                "ours_seconds": statistics.median(ours),
+                "peer_seconds": statistics.median(peer),
+                "ratio": statistics.median(a / b for a, b in zip(ours, peer, strict=True)),
+                "gemm_fraction": speed / peak,
+                "ours_gflops": speed,
+                "peak_gflops": peak,
+                "ours_peak_mb": measured.peaks["ours"],
+                "peer_peak_mb": measured.peaks[name],
+                "ours_compile_seconds": max(0.0, measured.first["ours"] - statistics.median(ours)),
+                "peer_compile_seconds": max(0.0, measured.first[name] - statistics.median(peer)),
+                "rounds": len(ours),
             }
         )
     return rows
 
 
-def main() -> None:
+_LINE = "{:<18}{:<18}{:>5}  {:<18}{:>9}{:>9}{:>7}{:>7}{:>9}{:>9}".format
+HEAD = _LINE(
+    "model", "case", "mask", "peer", "ours s", "peer s", "ratio", "gemm", "ours MB", "peer MB"
+)
+
+
+def line(row: dict) -> str:
+    """A row as text."""
+    return _LINE(
+        row["model"],
+        row["case"],
+        f"{row['sparsity']:.0%}",
+        row["peer"],
+        f"{row['ours_seconds']:.3f}",
+        f"{row['peer_seconds']:.3f}",
+        f"{row['ratio']:.2f}",
+        f"{row['gemm_fraction']:.2f}",
+        f"{row['ours_peak_mb']:.0f}",
+        f"{row['peer_peak_mb']:.0f}",
+    )
+
+
+def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer repeats")
+    names = lambda text: tuple(text.split(","))  # noqa: E731
+    parser.add_argument("--quick", action="store_true", help="small batches, one round")
     parser.add_argument("--output", type=Path, help="write rows and machine as JSON")
-    arguments = parser.parse_args()
-    rows = []
-    header = "{:<14}{:<10}{:>9}{:>12}{:>14}{:>12}{:>11}".format
-    print(header("model", "case", "sparsity", "seconds", "over natural", "FLOP ratio", "GFLOP/s"))
-    for label in MODELS:
-        for row in measure(label, 5 if arguments.quick else 20):
-            rows.append(row)
-            print(
-                header(
-                    row["model"],
-                    row["case"],
-                    f"{row['sparsity']:.0%}",
-                    f"{row['seconds']:.4f}",
-                    f"{row['over_natural_dense']:.2f}",
-                    f"{row['flop_ratio']:.2f}",
-                    f"{row['gflops_per_second']:.0f}",
-                )
-            )
-    if arguments.output:
-        arguments.output.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1))
+    parser.add_argument(
+        "--models", type=names, default=MODELS, help=f"of {', '.join(worker.MODELS)}"
+    )
+    parser.add_argument("--cases", type=names, default=sides.CASES)
+    parser.add_argument("--peers", type=names, default=PEERS)
+    parser.add_argument("--rounds", type=int, help="5; with --quick 1")
+    parser.add_argument("--batch_size", type=int, help="64; with --quick 4")
+    parser.add_argument("-v", action="store_true", help="show what the libraries print")
+    options = parser.parse_args()
+    for flag, given, known in (
+        ("models", options.models, worker.MODELS),
+        ("cases", options.cases, sides.CASES),
+        ("peers", options.peers, PEERS),
+    ):
+        for name in given:
+            if name not in known:
+                parser.error(f"--{flag}: got {name}, must be of {', '.join(known)}")
+    needs = {"torch_best": "torch", "torch_published": "torch", "keras_cleverhans": "cleverhans"}
+    for name in options.peers:
+        if importlib.util.find_spec(needs[name]) is None:
+            parser.error(f"{name}: {needs[name]} is not installed; pip install '.[bench]'")
+    options.rounds = options.rounds or (1 if options.quick else 5)
+    options.batch_size = options.batch_size or (4 if options.quick else 64)
+    return options
+
+
+def cases_to_run(options: argparse.Namespace) -> list[dict]:
+    """Settings of each measurement; the quick form takes masks for the PGD-10 step alone."""
+    return [
+        {"case": case, "model": model, "sparsity": sparsity, "batch_size": options.batch_size}
+        for model in options.models
+        for sparsity in SPARSITIES
+        for case in options.cases
+        if not (options.quick and sparsity and case != "pgd10")
+    ]
+
+
+def main() -> None:
+    options = parse_options()
+    rows: list[dict] = []
+    gflops: dict[str, list[float]] = {name: [] for name in GEMM}
+    with contextlib.ExitStack() as stack:
+        # One after the other, for their start-up times.
+        workers, start_up = {}, {}
+        for name in ("ours", *options.peers):
+            workers[name] = stack.enter_context(Worker(name))
+            start_up[name] = workers[name].wait()
+        print(HEAD)
+        for settings in cases_to_run(options):
+            measured = measure(workers, settings, options.rounds, not options.quick)
+            for name in GEMM:
+                gflops[name] += measured.gflops.get(name, [])
+            peak = max(statistics.median(found) for found in gflops.values() if found)
+            rows += rows_of(settings, measured, peak)
+            print("\n".join(map(line, rows[-len(options.peers) :])), flush=True)
+            if options.output:
+                document = {
+                    "machine": machine(),
+                    "versions": {
+                        name: importlib.metadata.version(name)
+                        for name in ("tensorflow", "torch", "cleverhans")
+                        if importlib.util.find_spec(name) is not None
+                    },
+                    "memory": "timed process" if options.quick else "fresh process",
+                    "start_up_seconds": start_up,
+                    "matrix_product_gflops": gflops,
+                    "rows": rows,
+                }
+                options.output.write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,12 @@ from tqdm import tqdm
 from tf_lottery.attack_config import default_eps
 from tf_lottery.config import AttackConfig, attack_from_name, settings
 from tf_lottery.evaluation.checkpoint import Checkpoint, Progress
-from tf_lottery.evaluation.models import full_float32, logits_function, predicted_classes
+from tf_lottery.evaluation.models import (
+    freezer,
+    full_float32,
+    logits_function,
+    predicted_classes,
+)
 from tf_lottery.evaluation.packing import (
     Cursor,
     PackedAttack,
@@ -98,6 +103,7 @@ class Evaluator:
         jit_compile: bool = False,
     ):
         self._logits_fn = logits_function(model)
+        self._freeze = freezer(model)
         self._batch_size = batch_size
         self._jit_compile = jit_compile
         self._attacks = tuple(attacks)
@@ -209,7 +215,7 @@ class Evaluator:
             if component not in self._packed:
                 self._packed[component] = PackedAttack(
                     component,
-                    self._logits_fn,
+                    self._freeze,
                     self._shape,
                     classes,
                     self._batch_size,

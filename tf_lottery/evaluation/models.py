@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from tf_lottery.keras import keras, tf
+from tf_lottery.models.frozen import frozen_logits
 from tf_lottery.types import LogitsFn
 
 _HALF = ("float16", "bfloat16")
@@ -41,6 +42,21 @@ def logits_function(model: Any) -> LogitsFn:
     if not callable(model):
         raise ValueError(f"{type(model).__name__} is neither a model nor a function of images")
     return lambda x: tf.cast(model(x), tf.float32)
+
+
+def freezer(model: Any) -> Callable[[], LogitsFn]:
+    """What makes the function that attacks differentiate, for a graph being traced.
+
+    Of a ``tf_keras`` model it is the frozen one (see ``models.frozen``), of
+    anything else ``logits_function``. Verdicts are always the latter's.
+
+    Raises:
+      ValueError: as ``logits_function``.
+    """
+    logits_fn = logits_function(model)
+    if isinstance(model, keras.Model):
+        return lambda: frozen_logits(model)
+    return lambda: logits_fn
 
 
 def predicted_classes(logits: Any) -> np.ndarray:

@@ -98,7 +98,7 @@ class PackedAttack:
 
     Args:
       config: settings.
-      logits_fn: the network.
+      freeze: makes the network's function; called in each graph, with the weights as they are.
       image_shape: (height, width, channels).
       classes: number of logits.
       batch_size: of a full batch.
@@ -108,7 +108,7 @@ class PackedAttack:
     def __init__(
         self,
         config: AttackConfig,
-        logits_fn: LogitsFn,
+        freeze: Callable[[], LogitsFn],
         image_shape: tuple[int, ...],
         classes: int,
         batch_size: int,
@@ -125,7 +125,7 @@ class PackedAttack:
         examples = [images, labels, seeds]
 
         def start(x, y, seeds, attempt):
-            return procedure.start(logits_fn, x, y, seeds, attempt)
+            return procedure.start(freeze(), x, y, seeds, attempt)
 
         self._start = tf.function(
             start, input_signature=[*examples, number], jit_compile=jit_compile
@@ -140,7 +140,7 @@ class PackedAttack:
         )
 
         def advance(x, y, seeds, attempt, state, first, last):
-            return procedure.advance(logits_fn, x, y, seeds, attempt, state, first, last)
+            return procedure.advance(freeze(), x, y, seeds, attempt, state, first, last)
 
         self._advance = tf.function(
             advance,
@@ -149,7 +149,7 @@ class PackedAttack:
         )
 
         def end(x, y, state):
-            return procedure.end(logits_fn, x, y, state)
+            return procedure.end(freeze(), x, y, state)
 
         self._end = None
         if procedure.end_cost != (0, 0):

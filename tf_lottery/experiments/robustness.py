@@ -31,7 +31,7 @@ from tf_lottery.experiments.loading import LoadedModel
 from tf_lottery.experiments.provenance import machine
 from tf_lottery.reporting.intervals import compare
 
-_REVISION = 1  # raise it when a change of code changes results: old ones are then refused
+_REVISION = 2  # raise it when a change of code changes results: old ones are then refused
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ callback works. Its network stays a plain functional model that anyone can call.
 from __future__ import annotations
 
 from tf_lottery.keras import keras, tf
+from tf_lottery.models.frozen import frozen_logits
 from tf_lottery.objectives import Objective
 from tf_lottery.pruning.masks import MaskedNetwork
 from tf_lottery.types import Attack
@@ -71,9 +72,7 @@ class LotteryModel(keras.Model):
         x, y = batch["image"], batch["label"]
         # The attack sees the network in inference mode: it must not move the
         # BatchNorm statistics, and it attacks what will be deployed.
-        x = self.objective.perturb(
-            lambda images: self.network(images, training=False), x, y, self._attack_seeds(batch)
-        )
+        x = self.objective.perturb(frozen_logits(self.network), x, y, self._attack_seeds(batch))
         variables = self.network.trainable_variables
         with tf.GradientTape() as tape:
             logits = self.network(x, training=True)
@@ -110,7 +109,7 @@ class LotteryModel(keras.Model):
         result = {"natural": self._natural.result()}
         if self.validation_attack is not None:
             seeds = tf.stack([tf.zeros_like(batch["index"]), batch["index"]], axis=1)
-            attacked = self.validation_attack(logits_fn, x, y, seeds)
+            attacked = self.validation_attack(frozen_logits(self.validation_network), x, y, seeds)
             # As in evaluation: the clean image lies in the ball too.
             survived = correct * _correct(logits_fn(attacked), y)
             self._robust.update_state(survived, sample_weight=weight)

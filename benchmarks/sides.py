@@ -1,0 +1,261 @@
+"""One training step or evaluation batch, four times over: ours and three peers.
+
+``make_side(name, network, masks)`` gives an object whose ``run(case)`` does the work of a case
+once, on one fixed batch, and returns a number that every side should agree on: the loss at
+the attacked images, or, for ``pgd20_evaluation``, the number of images that survive.
+
+- ``ours``: ``LotteryModel`` under its train function, ``Evaluator``.
+- ``torch_best``: PyTorch as fast as we could write it: channels last, the attack
+  differentiates with respect to the pixels alone.
+- ``torch_published``: PyTorch as published adversarial training has it (the repositories of
+  arXiv 1706.06083's successors): default layout, ``loss.backward()`` in the attack, which
+  computes the gradients of the weights too and throws them away.
+- ``keras_cleverhans``: cleverhans' ``projected_gradient_descent`` on the Keras model and
+  ``train_on_batch``, with tensorflow-model-optimization's pruning wrapper for the masks.
+
+All of them: SGD with momentum and weight decay, float32, attacks on the network in inference
+mode from the clean image.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+
+import numpy as np
+
+from tf_lottery import lottery_config
+from tf_lottery.config import attack_from_name
+from tf_lottery.evaluation import Evaluator
+from tf_lottery.keras import keras, tf
+from tf_lottery.pruning.masks import wrap
+from tf_lottery.training.run import make_optimizer, make_training_model
+
+SIDES = ("ours", "torch_best", "torch_published", "keras_cleverhans")
+CASES = ("natural", "fgsm", "pgd10", "pgd20_evaluation")
+# Forward-equivalents an image: a step 3, an iteration of the attack 2; an evaluation also
+# judges the clean and the attacked images.
+PASSES = {"natural": 3, "fgsm": 5, "pgd10": 23, "pgd20_evaluation": 42}
+EPS, STEP, RATE, MOMENTUM, DECAY = 8 / 255, 2 / 255, 0.01, 0.9, 1e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """``x`` float32 (batch, height, width, channels) in [0, 1], ``y`` int32 (batch,)."""
+
+    x: np.ndarray
+    y: np.ndarray
+
+
+def make_batch(network: keras.Model, size: int) -> Batch:
+    """Random pixels, labelled as the network sees them, so that evaluation attacks all."""
+    x = np.random.default_rng(0).random((size, *network.input_shape[1:]), np.float32)
+    return Batch(x, np.argmax(network.predict_on_batch(x), axis=-1).astype(np.int32))
+
+
+def attack_steps(case: str) -> tuple[int, float]:
+    """Iterations and their length."""
+    return {"natural": (0, 0.0), "fgsm": (1, EPS), "pgd10": (10, STEP)}.get(case, (20, STEP))
+
+
+class Ours:
+    """This package."""
+
+    def __init__(self, network, masks, batch: Batch):
+        self._batch = batch
+        self._masked = wrap(network)
+        if masks is not None:
+            self._masked.set_masks(masks)
+        self._start = self._masked.network.get_weights()
+        self._case = ""
+
+    def run(self, case: str) -> float:
+        """The case once; its first call compiles it."""
+        if case != self._case:
+            self._case, self._made = case, None
+            self._masked.network.set_weights(self._start)
+            self._made = self._evaluation() if "eval" in case else self._step(case)
+        return self._made()
+
+    def _step(self, case: str):
+        objective = "pgd" if case == "pgd10" else case
+        config = lottery_config(
+            objective=objective,
+            search_objective=objective,
+            eps=EPS,
+            step_size=STEP,
+            learning_rate=RATE,
+            warmup_epochs=0,
+            batch_size=len(self._batch.y),
+            epochs=1,
+        ).train
+        model = make_training_model(self._masked, config, 0)
+        model.compile(optimizer=make_optimizer(config, steps=10**6))
+        size = len(self._batch.y)
+        batch = {
+            "image": self._batch.x,
+            "label": self._batch.y,
+            "index": np.arange(size, dtype=np.int32),
+            "epoch": np.zeros(size, np.int32),
+        }
+        batches = iter(tf.data.Dataset.from_tensors(batch).cache().repeat())
+        function = model.make_train_function()
+
+        def step() -> float:
+            model.reset_metrics()
+            return float(function(batches)["loss"].numpy())
+
+        return step
+
+    def _evaluation(self):
+        attack = attack_from_name("pgd20", EPS, STEP, random_start=False)
+        evaluator = Evaluator(self._masked.network, [attack], len(self._batch.y))
+        return lambda: float(evaluator(self._batch.x, self._batch.y).survived["pgd20"].sum())
+
+
+class Torch:
+    """PyTorch, either way."""
+
+    def __init__(self, network, masks, batch: Batch, published: bool):
+        import torch
+        import torch_twin
+
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        self._torch, self._published = torch, published
+        self._layout = torch.contiguous_format if published else torch.channels_last
+        twin = torch_twin.build(network, symmetric_padding=True).to(memory_format=self._layout)
+        self._twin = twin.requires_grad_(True)
+        self._x = torch_twin.as_torch(batch.x).contiguous(memory_format=self._layout)
+        self._y = torch.from_numpy(batch.y.astype(np.int64))
+        self._masks = torch_twin.masks(twin, masks) if masks is not None else []
+        with torch.no_grad():
+            for parameter, mask in self._masks:
+                parameter.mul_(mask)
+        self._start = {key: value.clone() for key, value in twin.state_dict().items()}
+        self._case, self._optimizer = "", None
+
+    def run(self, case: str) -> float:
+        """The case once."""
+        torch, twin = self._torch, self._twin
+        if case != self._case:  # as ours, which has a model for each case
+            twin.load_state_dict(self._start)
+            self._case = case
+            self._optimizer = torch.optim.SGD(
+                twin.parameters(), RATE, momentum=MOMENTUM, weight_decay=DECAY
+            )
+        if case == "pgd20_evaluation":
+            twin.eval()
+            with torch.no_grad():
+                right = twin(self._x).argmax(1) == self._y
+            attacked = self._attack(case)
+            with torch.no_grad():
+                return float((right & (twin(attacked).argmax(1) == self._y)).sum())
+        x = self._attack(case)
+        twin.train()
+        self._optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(twin(x), self._y)
+        loss.backward()
+        for parameter, mask in self._masks:
+            parameter.grad.mul_(mask)
+        self._optimizer.step()
+        with torch.no_grad():
+            for parameter, mask in self._masks:
+                parameter.mul_(mask)
+        return float(loss)
+
+    def _attack(self, case: str):
+        torch, twin = self._torch, self._twin
+        steps, size = attack_steps(case)
+        x_adv = self._x
+        twin.eval()
+        if not self._published:
+            twin.requires_grad_(False)
+        for _ in range(steps):
+            x_adv = x_adv.detach().requires_grad_()
+            loss = torch.nn.functional.cross_entropy(twin(x_adv), self._y, reduction="sum")
+            if self._published:
+                loss.backward()
+                gradient = x_adv.grad
+            else:
+                (gradient,) = torch.autograd.grad(loss, x_adv)
+            with torch.no_grad():
+                moved = x_adv + size * gradient.sign()
+                moved = torch.minimum(torch.maximum(moved, self._x - EPS), self._x + EPS)
+                x_adv = moved.clamp(0, 1)
+        twin.requires_grad_(True)
+        return x_adv.detach()
+
+
+class KerasCleverhans:
+    """What a user puts together from cleverhans, Keras and tensorflow-model-optimization."""
+
+    def __init__(self, network, masks, batch: Batch):
+        import tensorflow_model_optimization as tfmot
+        from cleverhans.tf2.attacks.projected_gradient_descent import projected_gradient_descent
+
+        self._attack = projected_gradient_descent
+        self._batch, self._callback = batch, None
+        model = wrap(network).network
+        if masks is not None:
+            for name, mask in masks.items():
+                layer = model.get_layer(name)
+                layer.kernel.assign(layer.kernel * mask.astype(np.float32))
+            sparsity = 1 - np.mean(np.concatenate([mask.ravel() for mask in masks.values()]))
+            schedule = tfmot.sparsity.keras.ConstantSparsity(
+                float(sparsity), begin_step=0, end_step=0, frequency=1
+            )
+            model = tfmot.sparsity.keras.prune_low_magnitude(model, schedule)
+            self._callback = tfmot.sparsity.keras.UpdatePruningStep()
+            self._callback.set_model(model)
+        self._model = model
+        self._start = model.get_weights()
+        self._case = ""
+
+    def run(self, case: str) -> float:
+        """The case once."""
+        model, batch = self._model, self._batch
+        if case != self._case:
+            model.set_weights(self._start)
+            model.compile(
+                keras.optimizers.SGD(RATE, momentum=MOMENTUM, weight_decay=DECAY),
+                keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            )
+            if self._callback is not None:
+                self._callback.on_train_begin()
+            self._case = case
+        steps, size = attack_steps(case)
+        x = tf.constant(batch.x)
+        if case == "pgd20_evaluation":
+            right = np.argmax(model.predict_on_batch(x), -1) == batch.y
+        if steps:
+            x = self._attack(
+                functools.partial(model, training=False),
+                x,
+                EPS,
+                size,
+                steps,
+                np.inf,
+                clip_min=0.0,
+                clip_max=1.0,
+                y=tf.constant(batch.y),
+                rand_init=False,
+                sanity_checks=False,
+            )
+        if case == "pgd20_evaluation":
+            return float((right & (np.argmax(model.predict_on_batch(x), -1) == batch.y)).sum())
+        if self._callback is not None:
+            self._callback.on_train_batch_begin(0)
+        loss = model.train_on_batch(x, batch.y)
+        if self._callback is not None:
+            self._callback.on_epoch_end(0)
+        return float(loss)
+
+
+def make_side(name: str, network: keras.Model, masks, batch: Batch):
+    """The side of that name, one of ``SIDES``."""
+    if name == "ours":
+        return Ours(network, masks, batch)
+    if name == "keras_cleverhans":
+        return KerasCleverhans(network, masks, batch)
+    return Torch(network, masks, batch, published=name == "torch_published")

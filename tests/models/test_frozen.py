@@ -1,0 +1,198 @@
+"""A frozen network gives the logits and pixel gradients of the network itself, in less work."""
+
+import functools
+
+import numpy as np
+import pytest
+
+from tf_lottery.keras import keras, tf
+from tf_lottery.models import build_model
+from tf_lottery.models.frozen import frozen_logits
+
+NETWORKS = {
+    "vgg": {"depth": 7, "width_multiplier": 0.1},
+    "resnet18": {"width_multiplier": 0.1},
+    "wide_resnet": {"depth": 10, "width": 1, "width_multiplier": 0.5},
+    "lenet": {"width_multiplier": 0.3},
+    "convnet": {"width_multiplier": 0.3},
+}
+SHAPE = (13, 13, 2)
+
+
+def shaken(network, seed=0):
+    """Every variable moved away from its initial value; BatchNorm variances above 0."""
+    rng = np.random.default_rng(seed)
+    for variable in network.variables:
+        noise = rng.normal(size=variable.shape) * 0.3
+        if "variance" in variable.name:
+            noise = np.abs(noise) + 0.2
+        variable.assign(variable + noise.astype(np.float32))
+    return network
+
+
+def images(shape=SHAPE, count=5):
+    return tf.constant(np.random.default_rng(1).random((count, *shape)), tf.float32)
+
+
+def logits_and_gradient(make_logits, x):
+    """Of one random direction in logit space; inside a graph, as in a training step."""
+
+    @tf.function
+    def both(x):
+        logits_fn = make_logits()
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(x)
+            logits = logits_fn(x)
+            total = tf.reduce_sum(logits * tf.random.stateless_normal(logits.shape, (3, 4)))
+        return logits, tape.gradient(total, x)
+
+    return [tensor.numpy() for tensor in both(x)]
+
+
+def assert_same_function(network, x, tolerance=2e-5):
+    plain = logits_and_gradient(lambda: functools.partial(network, training=False), x)
+    frozen = logits_and_gradient(lambda: frozen_logits(network), x)
+    for expected, got in zip(plain, frozen, strict=True):
+        assert np.abs(expected).max() > 0
+        np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_logits_and_pixel_gradients_are_the_networks(name):
+    normalised = name in ("vgg", "wide_resnet")
+    statistics = {"mean": (0.4, 0.5), "std": (0.2, 0.3)} if normalised else {}
+    network = shaken(build_model(name, SHAPE, 4, 0, **NETWORKS[name], **statistics))
+    assert_same_function(network, images())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_no_batch_norm_is_left_in_the_graph(name):
+    network = build_model(name, SHAPE, 4, 0, **NETWORKS[name])
+
+    @tf.function
+    def gradient(x):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(x)
+            total = tf.reduce_sum(frozen_logits(network)(x))
+        return tape.gradient(total, x)
+
+    # What the gradient is computed from; the rest of a graph is pruned before it runs.
+    pending = [gradient.get_concrete_function(images()).outputs[0].op]
+    needed = {}
+    while pending:
+        op = pending.pop()
+        if op.name not in needed:
+            needed[op.name] = op.type
+            pending += [tensor.op for tensor in op.inputs]
+    types = set(needed.values())
+    assert not [kind for kind in types if "BatchNorm" in kind]
+    assert "Conv2DBackpropInput" in types
+    assert not types & {"Conv2DBackpropFilter", "BiasAddGrad"}
+
+
+def test_values_by_hand():
+    pixels = keras.Input((1, 1, 2))
+    x = keras.layers.Conv2D(1, 1, use_bias=True, name="conv")(pixels)
+    x = keras.layers.BatchNormalization(epsilon=0.0, name="bn")(x)
+    network = keras.Model(pixels, keras.layers.Flatten()(x))
+    network.get_layer("conv").set_weights([np.array([[[[2.0], [3.0]]]]), np.array([1.0])])
+    gamma, beta, mean, variance = 5.0, 7.0, 11.0, 4.0
+    network.get_layer("bn").set_weights(np.reshape([gamma, beta, mean, variance], (4, 1)))
+    x = tf.constant([[[[1.0, 10.0]]]])
+    logits, gradient = logits_and_gradient(lambda: frozen_logits(network), x)
+    # (2 * 1 + 3 * 10 + 1 - 11) * 5 / 2 + 7
+    np.testing.assert_allclose(logits, [[62.0]])
+    np.testing.assert_allclose(gradient[..., 1] / gradient[..., 0], [[[1.5]]])
+
+
+def test_weights_are_read_when_it_is_made():
+    network = shaken(build_model("convnet", SHAPE, 4, 0, width_multiplier=0.3))
+    x = images()
+    before = network(x, training=False).numpy()
+    logits_fn = frozen_logits(network)
+    for variable in network.get_layer("bn1").trainable_variables:
+        variable.assign(variable * 2)
+    np.testing.assert_allclose(logits_fn(x), before, atol=2e-5 * np.abs(before).max())
+    after = network(x, training=False).numpy()
+    assert np.abs(after - before).max() > 0.01
+    np.testing.assert_allclose(frozen_logits(network)(x), after, atol=2e-5 * np.abs(after).max())
+
+
+def branched():
+    """BatchNorm whose input and output others read too, one as output, and a dense one."""
+    pixels = keras.Input((6, 6, 2))
+    x = keras.layers.Conv2D(3, 3, padding="same", name="conv")(pixels)
+    y = keras.layers.BatchNormalization(name="bn_of_a_shared_conv")(x)
+    z = keras.layers.Add()([x, y])
+    z = keras.layers.Conv2D(4, 3, strides=2, activation="relu", name="active")(z)
+    z = keras.layers.BatchNormalization(scale=False, name="bn_after_relu")(z)
+    z = keras.layers.ReLU(max_value=2.0)(z)
+    z = keras.layers.Conv2D(5, 3, padding="same", dilation_rate=2, use_bias=False)(z)
+    z = keras.layers.BatchNormalization(center=False)(z)
+    z = keras.layers.Flatten()(z)
+    z = keras.layers.Dense(3)(z)
+    return keras.Model(pixels, keras.layers.BatchNormalization(name="last")(z))
+
+
+def test_what_may_not_be_folded_is_not():
+    assert_same_function(shaken(branched()), images((6, 6, 2)))
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_batch_norm_over_another_axis(axis):
+    pixels = keras.Input((6, 6, 2))
+    x = keras.layers.Conv2D(3, 3, name="conv")(pixels)
+    x = keras.layers.BatchNormalization(axis=axis)(x)
+    assert_same_function(shaken(keras.Model(pixels, keras.layers.Flatten()(x))), images((6, 6, 2)))
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.flatten, self.norm = keras.layers.Flatten(), keras.layers.BatchNormalization()
+        self.dense = keras.layers.Dense(3)
+
+    def call(self, x, training=False):
+        return self.dense(self.norm(self.flatten(x), training=training))
+
+
+def twice():
+    pixels = keras.Input((6, 6, 2))
+    conv = keras.layers.Conv2D(2, 3, padding="same")
+    x = keras.layers.BatchNormalization()(conv(conv(pixels)))
+    return keras.Model(pixels, keras.layers.Flatten()(x))
+
+
+@pytest.mark.parametrize("make", [Subclassed, twice])
+def test_a_network_that_is_no_plain_graph_is_called_as_it_is(make):
+    network = make()
+    network(images((6, 6, 2)))
+    assert_same_function(shaken(network), images((6, 6, 2)), tolerance=1e-6)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("name", ["vgg", "wide_resnet"])
+def test_half_precision_is_as_near_to_float32_as_the_networks(name, policy):
+    full = shaken(build_model(name, SHAPE, 4, 0, **NETWORKS[name]))
+    half = build_model(name, SHAPE, 4, 0, dtype_policy=policy, **NETWORKS[name])
+    half.set_weights(full.get_weights())
+    x = images()
+    truth = full(x, training=False).numpy()
+    error = np.abs(half(x, training=False).numpy() - truth).max()
+    frozen = frozen_logits(half)(x)
+    assert frozen.dtype == tf.float32
+    assert np.abs(frozen.numpy() - truth).max() < 2 * error + 1e-3 * np.abs(truth).max()
+    assert error > 0
+
+
+def test_dead_filters_stay_exactly_zero():
+    network = shaken(build_model("vgg", SHAPE, 4, 0, **NETWORKS["vgg"]))
+    conv, norm = network.get_layer("conv1_1"), network.get_layer("bn1_1")
+    alive = np.array([0, 1, 1, 0, 1, 1])  # of six filters
+    conv.kernel.assign(conv.kernel * alive)
+    norm.gamma.assign(norm.gamma * alive)
+    norm.beta.assign(norm.beta * alive)
+    till_there = keras.Model(network.input, network.get_layer("relu1_1").output)
+    features = frozen_logits(till_there)(images()).numpy()
+    assert not features[..., [0, 3]].any()
+    assert features[..., [1, 2, 4, 5]].any(axis=(0, 1, 2)).any()

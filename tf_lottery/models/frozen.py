@@ -1,0 +1,192 @@
+"""A network in inference mode as a function of the pixels alone, for attacks.
+
+An attack asks the same frozen network for a forward and an input-gradient pass at every
+step. What does not depend on the pixels is computed once, when the function is made:
+
+- BatchNorm right behind a convolution or dense layer is folded into its kernel and bias
+  (``k * gamma / sqrt(var + eps)``, ``beta + (b - mean) * gamma / sqrt(var + eps)``): exact in
+  inference mode, and an operation less to run through forward and backward;
+- any other BatchNorm becomes a scale and a shift per channel, whose input gradient is one
+  product. The library's gradient of BatchNorm sums up those of gamma and beta too, which an
+  attack has no use for.
+
+Reference: Jacob et al. 2018, arXiv 1712.05877, section 3.2 (folding BatchNorm).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tf_lottery.keras import keras, tf
+from tf_lottery.types import LogitsFn, Tensor
+
+# Tensors by the name of the layer that made them -> the output of one more layer.
+_Step = Callable[[dict[str, Tensor]], Tensor]
+
+
+def frozen_logits(network: keras.Model) -> LogitsFn:
+    """``images -> logits`` with the weights that ``network`` has now.
+
+    Call it where the weights are read once: in a training step, before the attack. Later
+    changes of the weights do not reach the function.
+
+    Args:
+      network: any ``tf_keras`` model of one input and one output. One that is no plain
+        graph of layers (subclassed, a layer called twice) is called as it is, and so are
+        layers that are not mentioned above.
+
+    Returns:
+      float (batch, height, width, channels) -> what ``network(images, training=False)``
+      gives, to float tolerance. Differentiable once, with respect to the images only.
+    """
+    if not _is_plain_graph(network):
+        return lambda images: network(images, training=False)
+    config = network.get_config()
+    sources = {entry["name"]: _sources(entry) for entry in config["layers"]}
+    readers: dict[str, list[str]] = {}
+    for name, inputs in sources.items():
+        for source in inputs:
+            readers.setdefault(source, []).append(name)
+    last = config["output_layers"][0][0]
+
+    steps: list[tuple[str, _Step]] = []
+    renamed: dict[str, str] = {}  # a folded layer -> the layer that gives its output
+    for layer in network.layers:
+        inputs = [renamed.get(source, source) for source in sources[layer.name]]
+        if not inputs or layer.name in renamed:
+            continue
+        follower = _only_reader(network, readers, layer.name, last)
+        if _is_linear(layer) and _is_plain_batch_norm(follower):
+            steps.append((layer.name, _folded(layer, follower, inputs[0])))
+            renamed[follower.name] = layer.name
+        elif _is_plain_batch_norm(layer):
+            relu = _is_plain_relu(follower)
+            steps.append((layer.name, _scaled(layer, inputs[0], relu)))
+            if relu:
+                renamed[follower.name] = layer.name
+        else:
+            steps.append((layer.name, _called(layer, inputs)))
+    (pixels,) = [layer.name for layer in network.layers if not sources[layer.name]]
+    output = renamed.get(last, last)
+
+    def logits_fn(images: Tensor) -> Tensor:
+        values = {pixels: images}
+        for name, step in steps:
+            values[name] = step(values)
+        return values[output]
+
+    return logits_fn
+
+
+def _is_plain_graph(network: keras.Model) -> bool:
+    """Whether every layer but the input is called once, on outputs of other layers."""
+    if not getattr(network, "_is_graph_network", False):
+        return False
+    if len(network.inputs) != 1 or len(network.outputs) != 1:
+        return False
+    nodes = [entry["inbound_nodes"] for entry in network.get_config()["layers"]]
+    return all(len(calls) <= 1 and _only_tensors(calls) for calls in nodes)
+
+
+def _only_tensors(nodes: list) -> bool:
+    """Whether a call takes first outputs of layers alone, no constants and no options."""
+    return all(
+        len(source) == 4 and source[1:3] == [0, 0] and not source[3]
+        for node in nodes
+        for source in node
+    )
+
+
+def _sources(entry: dict) -> list[str]:
+    """Names of the layers that a layer reads, from its entry in a model's config."""
+    return [source for node in entry["inbound_nodes"] for source, *_ in node]
+
+
+def _only_reader(
+    network: keras.Model, readers: dict[str, list[str]], name: str, last: str
+) -> keras.layers.Layer | None:
+    """The layer that reads the output of ``name``, if nobody else does."""
+    names = readers.get(name, [])
+    return network.get_layer(names[0]) if len(names) == 1 and name != last else None
+
+
+def _is_linear(layer: keras.layers.Layer) -> bool:
+    """Conv2D or Dense without an activation, channels last."""
+    return (
+        type(layer) in (keras.layers.Conv2D, keras.layers.Dense)
+        and layer.activation is keras.activations.linear
+        and getattr(layer, "data_format", "channels_last") == "channels_last"
+        and getattr(layer, "groups", 1) == 1
+    )
+
+
+def _is_plain_batch_norm(layer: keras.layers.Layer | None) -> bool:
+    """BatchNorm over the last axis."""
+    if not isinstance(layer, keras.layers.BatchNormalization):
+        return False
+    return list(layer.axis) == [layer.input_spec.ndim - 1]
+
+
+def _is_plain_relu(layer: keras.layers.Layer | None) -> bool:
+    return (
+        isinstance(layer, keras.layers.ReLU)
+        and layer.max_value is None
+        and not layer.negative_slope
+        and not layer.threshold
+    )
+
+
+def _scale_and_shift(layer: keras.layers.BatchNormalization) -> tuple[Tensor, Tensor]:
+    """float32 (channels,) each: BatchNorm in inference mode is ``x * scale + shift``."""
+    scale = tf.math.rsqrt(layer.moving_variance + layer.epsilon)
+    if layer.gamma is not None:
+        scale *= layer.gamma
+    shift = -layer.moving_mean * scale
+    return scale, shift if layer.beta is None else shift + layer.beta
+
+
+def _folded(layer, batch_norm, source: str) -> _Step:
+    scale, shift = _scale_and_shift(batch_norm)
+    # In float32, whatever the layer computes in: its rounding comes last.
+    kernel = tf.cast(layer.kernel * scale, layer.compute_dtype)
+    bias = tf.cast(shift if layer.bias is None else layer.bias * scale + shift, layer.compute_dtype)
+
+    def step(values: dict[str, Tensor]) -> Tensor:
+        x = tf.cast(values[source], layer.compute_dtype)
+        if isinstance(layer, keras.layers.Dense):
+            return tf.nn.bias_add(
+                tf.tensordot(x, kernel, 1) if x.shape.rank > 2 else x @ kernel, bias
+            )
+        x = tf.nn.conv2d(
+            x, kernel, layer.strides, layer.padding.upper(), dilations=layer.dilation_rate
+        )
+        return tf.nn.bias_add(x, bias)
+
+    return step
+
+
+def _scaled(layer: keras.layers.BatchNormalization, source: str, relu: bool) -> _Step:
+    scale, shift = (tf.cast(value, layer.compute_dtype) for value in _scale_and_shift(layer))
+
+    @tf.custom_gradient
+    def normalise(x: Tensor):
+        y = x * scale + shift
+        if relu:
+            y = tf.nn.relu(y)
+
+        def gradient(upstream: Tensor) -> Tensor:
+            if relu:
+                upstream = tf.raw_ops.ReluGrad(gradients=upstream, features=y)
+            return upstream * scale
+
+        return y, gradient
+
+    return lambda values: normalise(tf.cast(values[source], layer.compute_dtype))
+
+
+def _called(layer: keras.layers.Layer, inputs: list[str]) -> _Step:
+    def step(values: dict[str, Tensor]) -> Tensor:
+        arguments = [values[source] for source in inputs]
+        return layer(arguments if len(arguments) > 1 else arguments[0], training=False)
+
+    return step
