@@ -54,7 +54,7 @@ case "$word" in
   setup) setup "[test]" ;;
   quickstart) setup && exec "$VENV/bin/python" -m tf_lottery.main --flagfile=flags/quickstart.flags "$@" ;;
   test) setup "[test]" && run_tests "$@" ;;
-  bench) setup && exec "$VENV/bin/python" benchmarks/training_step.py "$@" ;;
+  bench) setup "[bench]" && exec "$VENV/bin/python" benchmarks/training_step.py "$@" ;;
   tensorboard)
     logdir=runs
     if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then

@@ -191,23 +191,16 @@ class KerasCleverhans:
     """What a user puts together from cleverhans, Keras and tensorflow-model-optimization."""
 
     def __init__(self, network, masks, batch: Batch):
-        import tensorflow_model_optimization as tfmot
         from cleverhans.tf2.attacks.projected_gradient_descent import projected_gradient_descent
 
         self._attack = projected_gradient_descent
-        self._batch, self._callback = batch, None
-        model = wrap(network).network
+        self._batch = batch
+        masked = wrap(network)
+        model = masked.network
         if masks is not None:
-            for name, mask in masks.items():
-                layer = model.get_layer(name)
-                layer.kernel.assign(layer.kernel * mask.astype(np.float32))
-            sparsity = 1 - np.mean(np.concatenate([mask.ravel() for mask in masks.values()]))
-            schedule = tfmot.sparsity.keras.ConstantSparsity(
-                float(sparsity), begin_step=0, end_step=0, frequency=1
-            )
-            model = tfmot.sparsity.keras.prune_low_magnitude(model, schedule)
-            self._callback = tfmot.sparsity.keras.UpdatePruningStep()
-            self._callback.set_model(model)
+            # tensorflow-model-optimization's own way: its wrappers mask at every call.
+            masked.set_masks(masks)
+            model = masked.wrapped
         self._model = model
         self._start = model.get_weights()
         self._case = ""
@@ -221,8 +214,6 @@ class KerasCleverhans:
                 keras.optimizers.SGD(RATE, momentum=MOMENTUM, weight_decay=DECAY),
                 keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             )
-            if self._callback is not None:
-                self._callback.on_train_begin()
             self._case = case
         steps, size = attack_steps(case)
         x = tf.constant(batch.x)
@@ -244,12 +235,7 @@ class KerasCleverhans:
             )
         if case == "pgd20_evaluation":
             return float((right & (np.argmax(model.predict_on_batch(x), -1) == batch.y)).sum())
-        if self._callback is not None:
-            self._callback.on_train_batch_begin(0)
-        loss = model.train_on_batch(x, batch.y)
-        if self._callback is not None:
-            self._callback.on_epoch_end(0)
-        return float(loss)
+        return float(model.train_on_batch(x, batch.y))
 
 
 def make_side(name: str, network: keras.Model, masks, batch: Batch):

@@ -97,7 +97,7 @@ class Worker:
 def check_same(values: dict[str, float], case: str, batch_size: int) -> None:
     """Raises ``ValueError`` unless all sides computed what ours did."""
     ours = values["ours"]
-    allowed = 0.02 * batch_size + 1 if "eval" in case else 0.02 * abs(ours) + 1e-3
+    allowed = 0.02 * batch_size + 0.5 if "eval" in case else 0.02 * abs(ours) + 1e-3
     for side, value in values.items():
         if abs(value - ours) > allowed:
             raise ValueError(f"{case}: {side} computed {value}, ours {ours}")
