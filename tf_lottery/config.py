@@ -22,10 +22,11 @@ from tf_lottery.checks import positive as _positive
 from tf_lottery.errors import UsageError
 
 __all__ = [
-    "ARCHITECTURES", "DATA_ON_DEVICE", "DTYPE_POLICIES", "EXECUTORS", "KINDS", "MODES", "OBJECTIVES",
-    "PRUNING_SCHEDULES", "RATE_SCHEDULES", "SCOPES", "SCORES", "AttackConfig", "DataConfig",
-    "LotteryConfig", "ModelConfig", "ObjectiveConfig", "PruneConfig", "ScheduleConfig",
-    "TrainConfig", "attack_from_name", "derive_seed", "differences", "fingerprint", "settings",
+    "ARCHITECTURES", "DATA_ON_DEVICE", "DTYPE_POLICIES", "EXECUTORS", "KINDS", "MODES",
+    "OBJECTIVES", "PRUNING_SCHEDULES", "RATE_SCHEDULES", "SCOPES", "SCORES", "AttackConfig",
+    "DataConfig", "LotteryConfig", "ModelConfig", "ObjectiveConfig", "PruneConfig",
+    "ScheduleConfig", "TrainConfig", "attack_from_name", "derive_seed", "differences",
+    "fingerprint", "settings",
 ]  # fmt: skip
 
 MODES = ("run", "plan", "evaluate", "export", "inspect", "report")
