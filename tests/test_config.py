@@ -79,6 +79,9 @@ BAD = [
     (train_config, {"weight_decay": math.inf}, "weight_decay"),
     (train_config, {"validation_images": -1}, "validation_images"),
     (train_config, {"dtype_policy": "float16"}, "dtype_policy"),
+    (train_config, {"attack_loss_scale": -1}, "attack_loss_scale"),
+    (train_config, {"attack_loss_scale": math.inf}, "attack_loss_scale"),
+    (train_config, {"data_on_device": "maybe"}, "data_on_device"),
     (train_config, {"epochs": 2, "keep_epochs": (3,)}, "rewind_epoch"),
     (PruneConfig, {"sparsity": 1.0}, "sparsity"),
     (PruneConfig, {"sparsity": -0.1}, "sparsity"),
@@ -237,6 +240,7 @@ def test_fields_with_a_no_op_default_stay_out_until_they_are_used():
         "jit_compile": True,
         "keep_epochs": (1,),
         "patience": 3,
+        "attack_loss_scale": 1024.0,
         "rounds": 3,
         "round_fraction": 0.5,
         "rewind_epoch": 1,
@@ -273,6 +277,7 @@ def test_every_other_field_changes_the_fingerprint():
 def test_where_the_data_lie_does_not_matter():
     assert fingerprint(DataConfig(data_dir="/a")) == fingerprint(DataConfig(data_dir=None))
     assert "data_dir" not in settings(DataConfig(data_dir="/a"))
+    assert fingerprint(train_config(data_on_device="on")) == fingerprint(train_config())
 
 
 def test_whole_floats_are_integers_in_settings():

@@ -89,7 +89,9 @@ SAMPLES = {
     "validation_attack": ("pgd3", "pgd3"),
     "validation_images": ("9", 9),
     "dtype_policy": ("mixed_bfloat16", "mixed_bfloat16"),
+    "attack_loss_scale": ("1024", 1024.0),
     "jit_compile": ("true", True),
+    "data_on_device": ("on", "on"),
     "seed": ("4", 4),
     "deterministic": ("true", True),
 }

@@ -190,6 +190,8 @@ BAD = {
     "validation_attack": "deepfool",
     "validation_images": -1,
     "dtype_policy": "float16",
+    "attack_loss_scale": -1.0,
+    "data_on_device": "maybe",
     "seed": -1,
 }
 FREE = {

@@ -22,10 +22,11 @@ from tf_lottery.checks import positive as _positive
 from tf_lottery.errors import UsageError
 
 __all__ = [
-    "ARCHITECTURES", "DTYPE_POLICIES", "EXECUTORS", "KINDS", "MODES", "OBJECTIVES",
-    "PRUNING_SCHEDULES", "RATE_SCHEDULES", "SCOPES", "SCORES", "AttackConfig", "DataConfig",
-    "LotteryConfig", "ModelConfig", "ObjectiveConfig", "PruneConfig", "ScheduleConfig",
-    "TrainConfig", "attack_from_name", "derive_seed", "differences", "fingerprint", "settings",
+    "ARCHITECTURES", "DATA_ON_DEVICE", "DTYPE_POLICIES", "EXECUTORS", "KINDS", "MODES",
+    "OBJECTIVES", "PRUNING_SCHEDULES", "RATE_SCHEDULES", "SCOPES", "SCORES", "AttackConfig",
+    "DataConfig", "LotteryConfig", "ModelConfig", "ObjectiveConfig", "PruneConfig",
+    "ScheduleConfig", "TrainConfig", "attack_from_name", "derive_seed", "differences",
+    "fingerprint", "settings",
 ]  # fmt: skip
 
 MODES = ("run", "plan", "evaluate", "export", "inspect", "report")
@@ -37,6 +38,7 @@ PRUNING_SCHEDULES = ("one_shot", "geometric", "decreasing")
 RATE_SCHEDULES = ("step", "cyclic", "cosine", "constant")
 EXECUTORS = ("local", "ray")
 DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
+DATA_ON_DEVICE = ("auto", "on", "off")
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,11 @@ class TrainConfig:
       keep_epochs: epochs (counted from 1) after which the weights are kept for rewinding.
       patience: early stopping: end after so many epochs without a new best validation
         accuracy; 0 never stops early.
+      attack_loss_scale: factor on the loss whose gradient the training attack follows; 0
+        leaves it to the policy: ``mixed_float16`` gives each image its own, so that what
+        reaches the logits does not underflow, and the others need none.
+      data_on_device: whether the training images lie on the accelerator, see
+        ``data.device_images``; the batches are the same.
     """
 
     objective: ObjectiveConfig
@@ -172,6 +179,8 @@ class TrainConfig:
     jit_compile: bool = field(default=False, metadata={"omit_default": True})
     keep_epochs: tuple[int, ...] = field(default=(), metadata={"omit_default": True})
     patience: int = field(default=0, metadata={"omit_default": True})
+    attack_loss_scale: float = field(default=0.0, metadata={"omit_default": True})
+    data_on_device: str = field(default="auto", metadata={"fingerprint": False})
 
     def __post_init__(self):
         if self.epochs < 1:
@@ -184,6 +193,8 @@ class TrainConfig:
         _at_least("validation_images", self.validation_images, 0)
         _at_least("patience", self.patience, 0)
         _choice("dtype_policy", self.dtype_policy, DTYPE_POLICIES)
+        _at_least("attack_loss_scale", self.attack_loss_scale, 0)
+        _choice("data_on_device", self.data_on_device, DATA_ON_DEVICE)
         if any(k > self.epochs for k in self.keep_epochs):
             raise UsageError.bad_value(
                 "rewind_epoch", max(self.keep_epochs), f"at most the search's {self.epochs} epochs"

@@ -53,5 +53,9 @@ class DeadLayerError(LotteryError):
     """A layer that pruning would leave without a single weight."""
 
 
+class PrecisionError(LotteryError):
+    """A half-precision network whose training attack has lost its input gradients."""
+
+
 class NonFiniteError(LotteryError):
     """A loss that is NaN or infinite; names stage, epoch and step."""

@@ -160,7 +160,9 @@ def lottery_config(
     validation_attack: str = "pgd10",
     validation_images: int = 0,
     dtype_policy: str = "float32",
+    attack_loss_scale: float = 0.0,
     jit_compile: bool = False,
+    data_on_device: str = "auto",
     seed: int = 0,
     deterministic: bool = False,
 ) -> LotteryConfig:
@@ -202,7 +204,9 @@ def lottery_config(
       validation_attack: name; run each epoch, at the training radius, if a network is
         trained adversarially.
       validation_images: how many of the validation images that uses; 0: all.
-      dtype_policy, jit_compile, seed, deterministic: see ``config``.
+      dtype_policy, attack_loss_scale, jit_compile, data_on_device: see
+        ``config.TrainConfig``.
+      seed, deterministic: see ``config.LotteryConfig``.
 
     Raises:
       UsageError: names the option, what it got and what it may be.
@@ -273,6 +277,8 @@ def lottery_config(
             dtype_policy=dtype_policy,
             jit_compile=jit_compile,
             patience=0 if search else patience,
+            attack_loss_scale=attack_loss_scale,
+            data_on_device=data_on_device,
         )
 
     return LotteryConfig(

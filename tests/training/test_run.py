@@ -41,6 +41,7 @@ NATURAL = TrainConfig(
 ROW = {
     "epoch", "learning_rate", "loss", "train_accuracy", "validation_natural",
     "validation_robust", "seconds", "startup_seconds", "validation_seconds", "distance",
+    "input_gradients",
 }  # fmt: skip
 
 

@@ -82,16 +82,17 @@ _PROCEDURES: dict[str, type[Procedure]] = {
 
 
 def make_attack(
-    attack: AttackConfig | str, *, gradient_scale: float = 1.0, **overrides: Any
+    attack: AttackConfig | str, *, gradient_scale: float | None = 1.0, **overrides: Any
 ) -> Attack:
     """An attack that can be called as often as one likes.
 
     Args:
       attack: settings, or a name as in ``--attacks``: ``fgsm``, ``pgd20``, ``autoattack``.
       gradient_scale: factor on the summed loss of ``pgd`` and ``mim``. The step depends on
-        the gradient's direction alone, so it changes nothing but what underflows: with a
-        network that computes in float16, 1024 keeps input gradients from becoming
-        exactly 0.
+        the gradient's direction alone, so it changes nothing but what underflows in a
+        network that computes in float16. ``None`` gives each image a factor of its own,
+        which brings its largest derivative with respect to a logit to 16: a fixed 1024
+        is too little where the network is confident.
       **overrides: with a name only: ``eps``, ``step_size``, ``random_start``,
         ``restarts`` and ``norm``, see ``tf_lottery.config.attack_from_name`` (``fgsm``
         heeds ``eps`` and ``norm`` alone; for FGSM from a random start, give an
@@ -118,7 +119,7 @@ def make_attack(
         attack = attack_from_name(attack, **overrides)
     elif overrides:
         raise TypeError(f"{', '.join(overrides)}: go with a name; use dataclasses.replace instead")
-    if not (math.isfinite(gradient_scale) and gradient_scale > 0):
+    if gradient_scale is not None and not 0 < gradient_scale < math.inf:
         raise ValueError(f"gradient_scale: got {gradient_scale!r}, must be finite and above 0")
     if attack.method in ("pgd", "mim"):
         return ProjectedGradient(attack, gradient_scale=gradient_scale).attack

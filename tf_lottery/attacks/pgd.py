@@ -26,7 +26,10 @@ class ProjectedGradient(Procedure):
     end_cost = (1, 0)
 
     def __init__(
-        self, config: AttackConfig, stop_when_broken: bool = True, gradient_scale: float = 1.0
+        self,
+        config: AttackConfig,
+        stop_when_broken: bool = True,
+        gradient_scale: float | None = 1.0,
     ):
         super().__init__(config, stop_when_broken)
         self._scale = gradient_scale

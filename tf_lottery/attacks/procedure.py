@@ -21,6 +21,11 @@ from tf_lottery.types import LogitsFn, Tensor
 # both misclassified or both not. Other entries are the attack's own.
 State: TypeAlias = dict[str, Any]
 
+# Of an image's derivatives with respect to the logits, if the scale is its own. The layers
+# of a VGG-16 have gradients of 1e-4 to 3 for 1 at the logits; float16 holds 6e-5 to 65504
+# at full precision and lets go of what is below 6e-8.
+LARGEST_BY_LOGIT = 16.0
+
 _SALTS = {
     ("apgd", "cross_entropy", False): 1,
     ("apgd", "dlr", False): 2,
@@ -197,7 +202,10 @@ def is_wrong(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def value_and_gradient(
-    loss_fn: Callable[[Tensor], Tensor], logits_fn: LogitsFn, x: Tensor, scale: float = 1.0
+    loss_fn: Callable[[Tensor], Tensor],
+    logits_fn: LogitsFn,
+    x: Tensor,
+    scale: float | None = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits, loss of each example, and its gradient with respect to the pixels.
 
@@ -205,14 +213,26 @@ def value_and_gradient(
       loss_fn: logits -> (batch,).
       logits_fn: the network.
       x: (batch, height, width, channels).
-      scale: factor on the summed loss whose gradient is taken.
+      scale: factor on the summed loss whose gradient is taken. ``None``: each example has
+        its own, so that its largest derivative with respect to a logit is
+        ``LARGEST_BY_LOGIT``, however confident the network is.
     """
     # Variables are not watched: only the pixels' gradient is wanted. The sum keeps an
     # example's gradient independent of the batch and, in float16, large.
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(x)
+    with tf.GradientTape(watch_accessed_variables=False) as of_network:
+        of_network.watch(x)
         logits = logits_fn(x)
-        loss = loss_fn(logits)
-        total = scale * tf.reduce_sum(loss)
-    gradient = tape.gradient(total, x, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        wide = tf.cast(logits, tf.float32)  # what is scaled must not have underflowed before
+    with tf.GradientTape(watch_accessed_variables=False) as of_loss:
+        of_loss.watch(wide)
+        loss = loss_fn(wide)
+        total = tf.reduce_sum(loss)
+    zero = tf.UnconnectedGradients.ZERO
+    by_logit = of_loss.gradient(total, wide, unconnected_gradients=zero)
+    if scale is None:
+        largest = tf.reduce_max(tf.abs(by_logit), axis=-1, keepdims=True)
+        by_logit = LARGEST_BY_LOGIT * tf.math.divide_no_nan(by_logit, largest)
+    elif scale != 1:
+        by_logit = scale * by_logit
+    gradient = of_network.gradient(wide, x, output_gradients=by_logit, unconnected_gradients=zero)
     return logits, loss, gradient

@@ -1,10 +1,12 @@
 """Images in memory: where they come from, how they are split, how they reach a training step.
 
 ``load(DataConfig)`` gives an ``ImageData`` of uint8 arrays; ``training_batches`` and
-``evaluation_batches`` turn its arrays into ``tf.data`` pipelines of float images in [0, 1].
+``evaluation_batches`` turn its arrays into ``tf.data`` pipelines of float images in [0, 1];
+``device_images`` holds the training images on an accelerator instead.
 """
 
 from tf_lottery.data.augmentation import augment
+from tf_lottery.data.device import DeviceImages, device_images
 from tf_lottery.data.pipeline import (
     evaluation_batches,
     even_batch_size,
@@ -14,8 +16,10 @@ from tf_lottery.data.pipeline import (
 from tf_lottery.data.splits import ImageData, load
 
 __all__ = [
+    "DeviceImages",
     "ImageData",
     "augment",
+    "device_images",
     "evaluation_batches",
     "even_batch_size",
     "load",

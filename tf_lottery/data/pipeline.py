@@ -50,6 +50,7 @@ def training_batches(
     order_seed: int,
     first_epoch: int = 0,
     augmentation_seed: int | None = None,
+    with_images: bool = True,
 ) -> tf.data.Dataset:
     """The batches of epochs ``first_epoch`` to ``epochs - 1``, one after the other.
 
@@ -65,6 +66,8 @@ def training_batches(
       order_seed: int below 2**31.
       first_epoch: counted from 0.
       augmentation_seed: int below 2**31; ``None`` leaves the images as they are.
+      with_images: ``False`` leaves ``image`` to ``device.DeviceImages``, and gives it the
+        ``draws`` of an augmentation, int32 (batch, 3).
 
     Returns:
       Of known cardinality, ``steps_per_epoch`` dicts an epoch of: ``image`` float32
@@ -76,7 +79,8 @@ def training_batches(
     """
     num_examples = len(images)
     steps = steps_per_epoch(num_examples, batch_size)
-    all_images, all_labels = _hold(images, labels)
+    all_labels = _hold(labels, tf.int32)
+    all_images = _hold(images) if with_images else None
 
     def one_epoch(epoch: Tensor) -> tf.data.Dataset:
         order = tf.random.experimental.stateless_shuffle(
@@ -92,16 +96,12 @@ def training_batches(
         return tf.data.Dataset.from_tensor_slices(batches)
 
     def fetch(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        index = batch["index"]
-        pixels = tf.gather(all_images, index)
-        if "draws" in batch:
-            pixels = crop_and_flip(pixels, batch["draws"])
-        return {
-            "image": _to_unit(pixels),
-            "label": tf.gather(all_labels, index),
-            "index": index,
-            "epoch": batch["epoch"],
-        }
+        batch = {**batch, "label": tf.gather(all_labels, batch["index"])}
+        if with_images:
+            pixels = tf.gather(all_images, batch["index"])
+            draws = batch.pop("draws", None)
+            batch["image"] = _to_unit(pixels if draws is None else crop_and_flip(pixels, draws))
+        return batch
 
     batches = (
         tf.data.Dataset.range(first_epoch, epochs)
@@ -128,7 +128,7 @@ def evaluation_batches(images: np.ndarray, labels: np.ndarray, batch_size: int) 
     num_examples = len(images)
     if not num_examples:
         raise ValueError("no images to evaluate on")
-    all_images, all_labels = _hold(images, labels)
+    all_images, all_labels = _hold(images), _hold(labels, tf.int32)
     position = np.arange(-(-num_examples // batch_size) * batch_size, dtype=np.int32)
 
     def fetch(position: Tensor) -> dict[str, Tensor]:
@@ -155,11 +155,11 @@ def _without_autotune(dataset: tf.data.Dataset) -> tf.data.Dataset:
     return dataset.with_options(options)
 
 
-def _hold(images: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor]:
+def _hold(array: np.ndarray, dtype: tf.DType | None = None) -> Tensor:
     # Eager tensors are captured by a dataset's functions by reference, not written
     # into their graphs. On the CPU, where tf.data works.
     with tf.device("/cpu:0"):
-        return tf.constant(images), tf.constant(labels, tf.int32)
+        return tf.constant(array, dtype)
 
 
 def _to_unit(pixels: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from tf_lottery.options import evaluation_attack, lottery_config
 _PLACES = (
     "workdir", "store", "data_dir", "ticket", "model_path", "export_dir", "evaluation_dir",
     "eval_batch_size", "verbose", "mode", "reference_csv", "executor", "jobs", "ray_address",
-    "ray_cpus", "ray_gpus",
+    "ray_cpus", "ray_gpus", "data_on_device",
 )  # fmt: skip
 
 

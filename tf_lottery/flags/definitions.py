@@ -16,6 +16,7 @@ from absl import flags
 from tf_lottery.attack_config import NORMS
 from tf_lottery.config import (
     ARCHITECTURES,
+    DATA_ON_DEVICE,
     DTYPE_POLICIES,
     EXECUTORS,
     KINDS,
@@ -250,7 +251,23 @@ TOPICS = {
             "Early stopping of dense training and retraining: epochs without a new best "
             "validation accuracy; 0: never.",
         ),
-        _flag("boolean", "jit_compile", "Compile the training step with XLA (accelerators)."),
+        _flag(
+            "number",
+            "attack_loss_scale",
+            "Factor on the training attack's loss under --dtype_policy; 0: in float16 one for "
+            "each image, else 1.",
+        ),
+        _flag(
+            "boolean",
+            "jit_compile",
+            "Compile training, validation and a run's evaluation with XLA (accelerators).",
+        ),
+        _enum(
+            "data_on_device",
+            DATA_ON_DEVICE,
+            "Training images in the accelerator's memory; auto: on a GPU, up to 2 GiB. Changes "
+            "no result.",
+        ),
     ],
     "Pruning": [
         _flag("number", "sparsity", "Share of the weights removed, in [0, 1)."),

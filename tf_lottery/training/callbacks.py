@@ -61,8 +61,9 @@ class History(keras.callbacks.Callback):
     and ``train_accuracy`` (on the images trained on, attacked ones if adversarial),
     ``validation_natural``, ``validation_robust`` (or ``None``), ``seconds`` (training
     alone), ``startup_seconds`` (the part of it until the process's first step was
-    done: tracing and compiling), ``validation_seconds`` and ``distance`` (``None``
-    without ``distance``; rows written by older versions have no such key).
+    done: tracing and compiling), ``validation_seconds``, ``distance`` and
+    ``input_gradients`` (``None`` without the argument of that name; rows written by
+    older versions have no such key).
 
     Args:
       path: of the file; rows of an interrupted run are read from it.
@@ -70,6 +71,7 @@ class History(keras.callbacks.Callback):
       steps_per_epoch: optimizer steps.
       first_epoch: how many of the file's rows stand.
       distance: measured after each epoch, outside both of its times.
+      input_gradients: what a ``GradientGuard`` before this callback has measured.
     """
 
     def __init__(
@@ -79,12 +81,14 @@ class History(keras.callbacks.Callback):
         steps_per_epoch: int,
         first_epoch: int,
         distance: Callable[[], float] | None = None,
+        input_gradients: Callable[[], dict | None] | None = None,
     ):
         super().__init__()
         self._path = Path(path)
         self._rates = rates
         self._steps_per_epoch = steps_per_epoch
         self._distance = distance
+        self._input_gradients = input_gradients
         self.rows: list[dict] = []
         if first_epoch:
             self.rows = json.loads(self._path.read_text())[:first_epoch]
@@ -121,6 +125,9 @@ class History(keras.callbacks.Callback):
                 "startup_seconds": self._startup,
                 "validation_seconds": now - trained,
                 "distance": None if self._distance is None else self._distance(),
+                "input_gradients": (
+                    None if self._input_gradients is None else self._input_gradients()
+                ),
             }
         )
         files.write_json(self._path, self.rows)

@@ -6,11 +6,13 @@ callback works. Its network stays a plain functional model that anyone can call.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tf_lottery.keras import keras, tf
 from tf_lottery.models.frozen import frozen_logits
 from tf_lottery.objectives import Objective
 from tf_lottery.pruning.masks import MaskedNetwork
-from tf_lottery.types import Attack
+from tf_lottery.types import Attack, Tensor
 
 
 class LotteryModel(keras.Model):
@@ -31,6 +33,8 @@ class LotteryModel(keras.Model):
       validation_attack: judged on validation images; ``None``: clean accuracy only.
       validation_network: float32 twin used for validation when the trained
         network computes in another precision; its weights are the caller's to sync.
+      fetch: turns a training batch without ``image`` into one with, inside the step; see
+        ``data.DeviceImages``. ``None``: batches bring their images.
     """
 
     def __init__(
@@ -41,6 +45,7 @@ class LotteryModel(keras.Model):
         weight_decay: float = 0.0,
         validation_attack: Attack | None = None,
         validation_network: keras.Model | None = None,
+        fetch: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
     ):
         super().__init__(name="lottery_model")
         self.masked = masked
@@ -50,6 +55,7 @@ class LotteryModel(keras.Model):
         self.weight_decay = weight_decay
         self.validation_attack = validation_attack
         self.validation_network = validation_network or masked.network
+        self.fetch = fetch
         # A dense run need not pay for multiplying by ones.
         self._multipliers = (
             [None] * len(self.network.trainable_variables)
@@ -69,6 +75,8 @@ class LotteryModel(keras.Model):
         return self.network(x, training=training)
 
     def train_step(self, batch):
+        if self.fetch is not None:
+            batch = self.fetch(batch)
         x, y = batch["image"], batch["label"]
         # The attack sees the network in inference mode: it must not move the
         # BatchNorm statistics, and it attacks what will be deployed.

@@ -14,7 +14,9 @@ from tf_lottery import files, weights
 from tf_lottery.attacks import make_attack
 from tf_lottery.config import TrainConfig, derive_seed
 from tf_lottery.data import (
+    DeviceImages,
     ImageData,
+    device_images,
     evaluation_batches,
     even_batch_size,
     steps_per_epoch,
@@ -26,12 +28,10 @@ from tf_lottery.objectives import make_objective
 from tf_lottery.pruning.masks import MaskedNetwork
 from tf_lottery.training import callbacks
 from tf_lottery.training.distance import RelativeDistance
+from tf_lottery.training.input_gradients import GradientGuard
 from tf_lottery.training.model import LotteryModel
 from tf_lottery.training.schedules import RateTable, learning_rates
 from tf_lottery.training.tensorboard import TensorBoardLog
-
-# Gradients of float16 networks underflow; the attack needs only their sign.
-_FLOAT16_ATTACK_SCALE = 1024.0
 
 
 def make_optimizer(config: TrainConfig, steps: int) -> keras.optimizers.Optimizer:
@@ -46,11 +46,23 @@ def make_optimizer(config: TrainConfig, steps: int) -> keras.optimizers.Optimize
     return optimizer
 
 
+def attack_scale(config: TrainConfig) -> float | None:
+    """The factor on the training attack's loss; ``None``: one for each image.
+
+    Gradients of float16 networks underflow, and the attack needs only their sign.
+    bfloat16 has the range of float32.
+    """
+    if config.attack_loss_scale:
+        return config.attack_loss_scale
+    return None if config.dtype_policy == "mixed_float16" else 1.0
+
+
 def make_training_model(
     masked: MaskedNetwork,
     config: TrainConfig,
     seed: int,
     validation_network: keras.Model | None = None,
+    fetch: DeviceImages | None = None,
 ) -> LotteryModel:
     """The Keras model of a run, not yet compiled.
 
@@ -59,13 +71,14 @@ def make_training_model(
       config: objective, attack, weight decay.
       seed: the run's root seed.
       validation_network: float32 twin for mixed precision.
+      fetch: the training images, if they are on the device.
     """
-    scale = _FLOAT16_ATTACK_SCALE if config.dtype_policy == "mixed_float16" else 1.0
     attack = config.objective.attack
     return LotteryModel(
         masked,
         make_objective(
-            config.objective, make_attack(attack, gradient_scale=scale) if attack else None
+            config.objective,
+            make_attack(attack, gradient_scale=attack_scale(config)) if attack else None,
         ),
         attack_seed=derive_seed(seed, "attack"),
         weight_decay=config.weight_decay,
@@ -73,6 +86,7 @@ def make_training_model(
             make_attack(config.validation_attack) if config.validation_attack else None
         ),
         validation_network=validation_network,
+        fetch=fetch,
     )
 
 
@@ -119,8 +133,9 @@ def train(
 
     Raises:
       NonFiniteError: the loss became NaN or infinite.
-      UsageError: the batch is larger than the training set, or the run stopped early,
-        before an epoch of ``config.keep_epochs``.
+      PrecisionError: half precision lost the attack's gradients.
+      UsageError: the batch is larger than the training set, the device has no room for
+        the images, or the run stopped early, before an epoch of ``config.keep_epochs``.
       ValueError: ``distance_from`` does not fit the network.
     """
     directory = Path(directory)
@@ -128,18 +143,28 @@ def train(
         raise ValueError("a mixed dtype policy needs a float32 validation_network")
     steps = steps_per_epoch(len(data.train_labels), config.batch_size)
     first_epoch = callbacks.finished_epochs(directory)
-    model = make_training_model(masked, config, seed, validation_network)
+    on_device = device_images(data.train_images, config.data_on_device)
+    model = make_training_model(masked, config, seed, validation_network, on_device)
     optimizer = make_optimizer(config, steps)
     optimizer.build(masked.network.trainable_variables)
     model.compile(optimizer=optimizer, jit_compile=config.jit_compile)
 
     rates = learning_rates(config.schedule, config.epochs, steps)
     distance = None if distance_from is None else RelativeDistance(distance_from, masked.kernels)
-    history = callbacks.History(directory / "history.json", rates, steps, first_epoch, distance)
+    guard = _gradient_guard(config, data, stage)
+    history = callbacks.History(
+        directory / "history.json",
+        rates,
+        steps,
+        first_epoch,
+        distance,
+        None if guard is None else lambda: guard.measured,
+    )
     keep = config.keep_epochs
     checkpoint = callbacks.Checkpoint(directory, model, optimizer, history, keep)
     used = [
         callbacks.NonFiniteGuard(stage),
+        *([] if guard is None else [guard]),
         history,
         callbacks.StopEarly(history, config.patience),
         callbacks.KeepWeights(directory, masked.network, history, keep),
@@ -176,6 +201,7 @@ def train(
                 epochs=config.epochs,
                 order_seed=derive_seed(seed, "order"),
                 augmentation_seed=derive_seed(seed, "augmentation") if augment else None,
+                with_images=on_device is None,
             ),
             epochs=config.epochs,
             initial_epoch=first_epoch,
@@ -199,6 +225,22 @@ def train(
     best = callbacks.best_epoch(history.rows)
     _place(callbacks.epoch_file(directory, best), directory / "best.npz", copy=best in keep)
     return history.rows
+
+
+def _gradient_guard(config: TrainConfig, data: ImageData, stage: str) -> GradientGuard | None:
+    """What watches the attack of a half-precision training; nothing else needs it."""
+    attack = config.objective.attack
+    if attack is None or config.dtype_policy == "float32":
+        return None
+    return GradientGuard(
+        stage,
+        config.dtype_policy,
+        attack,
+        attack_scale(config),
+        data.train_images,
+        data.train_labels,
+        config.jit_compile,
+    )
 
 
 def _place(source: Path, target: Path, copy: bool) -> None:

@@ -56,6 +56,9 @@ class TensorBoardLog(keras.callbacks.Callback):
             tf.summary.scalar("seconds/train", row["seconds"])
             if row["distance"] is not None:
                 tf.summary.scalar("distance", row["distance"])
+            for name, share in (row["input_gradients"] or {}).items():
+                if share is not None:
+                    tf.summary.scalar(f"input_gradients/{name}", share)
             last = epoch + 1 == self._epochs or self.model.stop_training
             if epoch == 0 or last or (epoch + 1) % _HISTOGRAM_EVERY == 0:
                 self._kernels()

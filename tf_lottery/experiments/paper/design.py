@@ -16,7 +16,9 @@ from tf_lottery.experiments.paper.definition import Arm, Base, Claim, Experiment
 from tf_lottery.options import lottery_config
 
 # Options that are told elsewhere, or that change no more than the last decimals.
-_NOT_OF_THE_PAPER = ("model", "data_dir", "compare", "seed", "deterministic", "jit_compile")
+_NOT_OF_THE_PAPER = (
+    "model", "data_dir", "compare", "seed", "deterministic", "jit_compile", "data_on_device",
+)  # fmt: skip
 
 _ZERO_IS_DEFAULT = (
     "depth", "width", "batch_size", "learning_rate", "search_learning_rate", "warmup_start",
