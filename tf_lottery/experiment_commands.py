@@ -6,6 +6,7 @@ import json
 import shutil
 import textwrap
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tf_lottery import files
 from tf_lottery.config import differences
@@ -14,6 +15,10 @@ from tf_lottery.execution import finish_stages, make_places
 from tf_lottery.experiments.paper import find_experiment
 from tf_lottery.experiments.paper.design import Design
 from tf_lottery.flags import Command
+
+if TYPE_CHECKING:
+    from tf_lottery.experiments.store import Store
+    from tf_lottery.experiments.study import Study
 
 
 def make_design(command: Command) -> Design:
@@ -37,7 +42,7 @@ def run_experiment(command: Command, design: Design) -> int:
     from tf_lottery.reporting.reference import read_reference
 
     study = Study(design)
-    reference = None
+    reference: dict | None = None
     if command.reference_csv:
         runs = [arm.reference for arm in design.arms if arm.reference]
         if not runs:
@@ -49,22 +54,28 @@ def run_experiment(command: Command, design: Design) -> int:
     workdir = Path(command.workdir)
     _check_workdir(workdir, design)
     workshop = Workshop(open_store(command.store, read_only=True))
-    for config in design.configs.values():
-        workshop.check(config)
-    workshop.store = make_places(command, workdir)
-    with files.locked(workdir / ".lock"):
-        _check_workdir(workdir, design)
-        if design.scale:
-            print(textwrap.fill(f"{study.experiment.source}, {design.scale}", _width()))
-        for stage in study.trainings:
-            if workshop.store.has(stage):
-                workshop.check_data(stage)
-        cached = finish_stages(study.targets, workshop.store, workdir / "tensorboard", command)
-        unpack_logs(study.trainings, workshop.store, workdir, cached)
-        document = study.document(workshop, cached, command.argv, reference)
-        reporting.write_experiment(workdir / reporting.EXPERIMENT, document)
-        reporting.write_experiment_report(workdir)
-        _log_figures(workdir)
+    if design.scale:
+        print(textwrap.fill(f"{study.experiment.source}, {design.scale}", _width()))
+    document = _finished(study, workshop.store, workdir, reference)
+    if document is not None:
+        print("everything is finished already; nothing was run")
+    else:
+        for config in design.configs.values():
+            workshop.check(config)
+        workshop.store = make_places(command, workdir)
+        with files.locked(workdir / ".lock"):
+            _check_workdir(workdir, design)
+            trainings = study.trainings
+            found = workshop.store.finished(trainings)
+            for stage in trainings:
+                if stage.key in found:
+                    workshop.check_data(stage)
+            cached = finish_stages(study.targets, workshop.store, workdir / "tensorboard", command)
+            unpack_logs(trainings, workshop.store, workdir, cached)
+            document = study.document(workshop, cached, command.argv, reference)
+            reporting.write_experiment(workdir / reporting.EXPERIMENT, document)
+            reporting.write_experiment_report(workdir)
+            _log_figures(workdir)
     print()
     print(reporting.experiment_table(document))
     print()
@@ -72,6 +83,24 @@ def run_experiment(command: Command, design: Design) -> int:
     print(f"results       {workdir / reporting.EXPERIMENT}")
     print(f"figures       {workdir / 'figures'}/")
     return 0
+
+
+def _finished(study: Study, store: Store, workdir: Path, reference: dict | None) -> dict | None:
+    """The document of an earlier run, if this one would leave the same; else ``None``."""
+    from tf_lottery.experiments.comparison import log_directory
+    from tf_lottery.experiments.stage import in_order
+    from tf_lottery.reporting import experiment as reporting
+
+    names = (reporting.EXPERIMENT, "report.html", "report.md", "tensorboard/report")
+    wanted = [workdir / name for name in names]
+    wanted += [log_directory(stage, workdir) for stage in study.trainings]
+    if not all(path.exists() for path in wanted):
+        return None
+    document = reporting.read_experiment(workdir / reporting.EXPERIMENT)
+    if not study.is_told_by(document, reference):
+        return None
+    stages = in_order(study.targets)
+    return document if len(store.finished(stages)) == len(stages) else None
 
 
 def _width() -> int:

@@ -8,6 +8,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import toys
@@ -18,7 +19,7 @@ from tf_lottery.errors import DataError, LotteryError, StoreError, TicketError, 
 from tf_lottery.experiments.executors import processes
 from tf_lottery.experiments.executors.outcome import Outcome, failure
 from tf_lottery.experiments.executors.processes import run_parallel, shares
-from tf_lottery.experiments.executors.schedule import RETRIES, Schedule
+from tf_lottery.experiments.executors.schedule import PAUSE, RETRIES, Schedule
 from tf_lottery.experiments.stage import in_order
 from tf_lottery.experiments.store import FORMAT, Store
 
@@ -67,7 +68,16 @@ def test_a_stage_waits_for_its_parents_and_is_taken_once(tmp_path):
     assert plan.left == 9
 
 
-def test_what_is_told(tmp_path):
+@pytest.fixture
+def clock(monkeypatch):
+    """The schedule's seconds, in a list of one."""
+    now = [100.0]
+    fake = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr("tf_lottery.experiments.executors.schedule.time", fake)
+    return now
+
+
+def test_what_is_told(tmp_path, clock):
     store, said = Store(tmp_path), []
     first, second = toy("one", 1), toy("two", 2)
     with store.work(first):
@@ -78,7 +88,10 @@ def test_what_is_told(tmp_path):
     assert plan.take() is stage
     plan.postpone(stage)
     assert plan.take() is None
-    plan._not_before.clear()
+    clock[0] += PAUSE
+    assert plan.take() is stage
+    plan.postpone(stage)  # is told once
+    clock[0] += PAUSE
     assert plan.take() is stage
     plan.finished(stage)
     assert said == [

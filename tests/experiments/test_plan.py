@@ -57,6 +57,12 @@ def test_nothing_is_created(config, tmp_path, monkeypatch):
         assert item.seconds == pytest.approx(seconds, rel=0.1)
         assert (item.flops > 0) == (item.stage.kind in ("train", "evaluate"))
         assert item.disk_bytes > 0
+        # Weights, momentum, gradients and masks are four bytes each, and 16 images more.
+        weights = 4 * Workshop(store).network(config).count_params()
+        if item.stage.kind == "train":
+            assert 3.5 * weights + 16 * 4 * 64 < item.memory_bytes < 4 * weights + 16 * 10**5
+        else:
+            assert item.memory_bytes == 0
 
 
 def test_the_predicted_flops_are_what_the_ledger_says(config, tmp_path):
@@ -106,8 +112,22 @@ def test_the_text():
     assert lines[4].endswith("3 MB of disk")
     assert lines[5] == "all training together: 1.50 x the FLOPs of the dense baseline"
     assert "2 jobs" in plan_text(planned, [dense], jobs=2)
+    assert "memory" not in plan_text(planned, [dense])
     # Without a dense baseline there is nothing to compare with.
     assert "baseline" not in plan_text([PlannedStage(init, False, 0, 0.0)], [])
+
+
+def test_the_text_names_the_training_step_that_takes_most_memory():
+    planned = [
+        PlannedStage(Stage("train", label, {"x": label}), False, 10**12, 1.0, 0, memory)
+        for label, memory in (("train: a", 4_000_000), ("train: b", 1_608_400_000))
+    ]
+    line = (
+        "memory of a training step: up to about 1,608 MB (train: b), "
+        "images and TensorFlow not included"
+    )
+    assert line in plan_text(planned, []).splitlines()
+    assert f"{line}, times 3 jobs" in plan_text(planned, [], jobs=3).splitlines()
 
 
 def test_the_ratio_is_of_all_replicates():

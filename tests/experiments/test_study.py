@@ -108,6 +108,36 @@ def test_the_ledger_names_the_arms_of_each_stage(done):
     }  # fmt: skip
 
 
+def test_a_document_is_told_from_that_of_another_run_or_another_version(done):
+    study, _, document = done
+    text = json.dumps(document)
+    assert study.is_told_by(json.loads(text))
+    assert not study.is_told_by(json.loads(text), {"file": "curves.csv", "runs": {}})
+    assert not Study(design("--seed=1")).is_told_by(json.loads(text))
+
+    def change(part, value):
+        changed = json.loads(text)
+        *path, last = part
+        place = changed
+        for key in path:
+            place = place[key]
+        place[last] = value
+        return changed
+
+    for part, value in (
+        (("package_version",), "0.0.1"),
+        (("claims", 0, "text"), "another"),
+        (("arms", 1, "published"), {"test_natural@best": 0.5}),
+        (("figures",), []),
+        (("transfer", "published"), [[0.5]]),
+        (("ledger",), document["ledger"][1:]),
+        (("ledger", 3, "stage"), "train-0123456789abcdef"),
+    ):
+        assert not study.is_told_by(change(part, value)), part
+    # What the stages gave is theirs to say.
+    assert study.is_told_by(change(("arms", 1, "runs", 0, "density"), 0.5))
+
+
 def test_width_and_depth_have_a_figure_each():
     design = make_design(flags.parse(["--experiment=fig6", "--sweep_depths=10,16"]))
     for spec, word in zip(FIG6.figures, ("width", "depth"), strict=True):
@@ -181,6 +211,19 @@ def test_the_command_runs_resumes_and_adds_replicates(tmp_path, capsys):
         arm["runs"][0]["curve"] for arm in first["arms"]
     ]
     assert len(second["seeds"]) == 2
+    # Once more: there is nothing to do, and nothing is written.
+    path = tmp_path / "run" / "experiment.json"
+    before = path.stat().st_mtime_ns
+    assert main([*arguments, "--replicates=2"]) == 0
+    printed = capsys.readouterr().out
+    assert "everything is finished already; nothing was run" in printed
+    assert "report        " in printed
+    assert path.stat().st_mtime_ns == before
+    # What is missing of the work directory comes back from the stages.
+    (tmp_path / "run" / "report.md").unlink()
+    assert main([*arguments, "--replicates=2"]) == 0
+    assert "finished already" not in capsys.readouterr().out
+    assert (tmp_path / "run" / "report.md").is_file()
     # One seed fewer would lose results.
     assert main(arguments) == 1
     assert "--replicates=1 would drop" in capsys.readouterr().err

@@ -46,7 +46,7 @@ def is_finished(
         if entry.ticket is not None:
             wanted.append(workdir / "tickets" / entry.kind)
     stages = in_order([stage for entry in chosen for stage in entry.stages])
-    wanted += [_logs(stage, workdir) for stage in stages if stage.kind == "train"]
+    wanted += [log_directory(stage, workdir) for stage in stages if stage.kind == "train"]
     return all(path.exists() for path in wanted) and all(map(store.has, stages))
 
 
@@ -89,7 +89,8 @@ def run_comparison(
     return _document(chosen, config, workshop, cached, run_settings(config, ticket), command)
 
 
-def _logs(stage: Stage, workdir: Path) -> Path:
+def log_directory(stage: Stage, workdir: Path) -> Path:
+    """Where the TensorBoard logs of a training lie."""
     return workdir / "tensorboard" / slug(stage.label)
 
 
@@ -100,8 +101,8 @@ def unpack_logs(
     for stage in trainings:
         logs = store.path(stage) / "tensorboard.tar"
         if logs.is_file() and cached[stage.key]:  # else they were written in place
-            shutil.rmtree(_logs(stage, workdir), ignore_errors=True)
-            shutil.unpack_archive(logs, _logs(stage, workdir), filter="data")
+            shutil.rmtree(log_directory(stage, workdir), ignore_errors=True)
+            shutil.unpack_archive(logs, log_directory(stage, workdir), filter="data")
 
 
 def _collect(chosen: list[Entry], store: Store, workdir: Path) -> None:
@@ -174,7 +175,7 @@ def _document(
     chosen_settings: dict,
     command: Sequence[str],
 ) -> dict:
-    store, data = workshop.store, workshop.data(config)
+    data = workshop.data(config)
     labels: dict[str, Stage] = {}
     users: dict[str, list[str]] = {}
     for entry in chosen:
@@ -202,7 +203,7 @@ def _document(
             entry.kind: workshop.ticket(entry.ticket).layers for entry in chosen if entry.ticket
         },
         "ledger": [
-            rows.ledger_entry(stage, store, users[stage.key], cached[stage.key])
+            rows.ledger_entry(stage, workshop, users[stage.key], cached[stage.key])
             for stage in labels.values()
         ],
         "attacks": [settings(attack) for attack in config.attacks],

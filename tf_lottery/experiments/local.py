@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -21,16 +21,16 @@ class Worker(Protocol):
     def perform(self, stage: Stage, directory: Path) -> None: ...
 
 
-def is_finished(store: Store, stage: Stage) -> bool:
-    """True if the stage is finished and its result can be used.
+def find_finished(store: Store, stages: Sequence[Stage]) -> dict[str, bool]:
+    """For each stage's key whether it is finished and its result can be used.
 
     Raises:
-      StoreError: its manifest is damaged or was written by a newer version.
+      StoreError: a manifest is damaged or was written by a newer version.
     """
-    if not store.has(stage):
-        return False
-    store.manifest(stage)
-    return True
+    found = store.finished(stages)
+    for _ in store.manifests([stage for stage in stages if stage.key in found]):
+        pass  # reading is the check
+    return {stage.key: stage.key in found for stage in stages}
 
 
 def run_stages(
@@ -53,15 +53,13 @@ def run_stages(
         goes on with the one that failed.
     """
     stages = in_order(targets)
-    cached = {}
+    cached = find_finished(worker.store, stages)
     for number, stage in enumerate(stages, 1):
-        cached[stage.key] = is_finished(worker.store, stage)
         if cached[stage.key]:
             continue
         announce(f"[{number}/{len(stages)}] {stage.label}")
         with worker.store.work(stage) as directory:
-            if directory is None:
-                cached[stage.key] = True
-                continue
-            worker.perform(stage, directory)
+            cached[stage.key] = directory is None
+            if directory is not None:
+                worker.perform(stage, directory)
     return cached

@@ -30,6 +30,7 @@ class PlannedStage:
         without passes.
       seconds: measured if cached, else estimated; validation and tracing included.
       disk_bytes: what it will leave in the store, about; 0 if cached.
+      memory_bytes: of its training step at the peak, about; 0 if cached or no training.
     """
 
     stage: Stage
@@ -37,6 +38,7 @@ class PlannedStage:
     flops: int
     seconds: float
     disk_bytes: int = 0
+    memory_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,12 @@ def plan(targets: Sequence[Stage], workshop: Workshop) -> list[PlannedStage]:
     """
     speeds: dict[Hashable, Speed] = {}
     result = []
-    for stage in in_order(targets):
-        if workshop.store.has(stage):
-            ledger = workshop.store.manifest(stage)["ledger"]
+    stages, store = in_order(targets), workshop.store
+    finished = store.finished(stages)
+    manifests = store.manifests([stage for stage in stages if stage.key in finished])
+    for stage in stages:
+        if stage.key in finished:
+            ledger = next(manifests)["ledger"]
             seconds = ledger.get("seconds", 0.0) + ledger.get("validation_seconds", 0.0)
             result.append(PlannedStage(stage, True, ledger.get("flops", 0), seconds))
             continue
@@ -77,7 +82,8 @@ def plan(targets: Sequence[Stage], workshop: Workshop) -> list[PlannedStage]:
             seconds = work / speeds[key].flops_per_second
             if stage.kind == "train":
                 seconds += speeds[key].startup_seconds
-        result.append(PlannedStage(stage, False, flops, seconds, _disk_bytes(stage, workshop)))
+        disk, memory = _disk_bytes(stage, workshop), _memory_bytes(stage, workshop)
+        result.append(PlannedStage(stage, False, flops, seconds, disk, memory))
     return result
 
 
@@ -95,8 +101,7 @@ def _validation_flops(stage: Stage, workshop: Workshop) -> int:
 def _disk_bytes(stage: Stage, workshop: Workshop) -> int:
     """What a stage leaves behind: mostly weights."""
     config = stage.runtime["config"]
-    network = workshop.network(config)
-    weights = _FLOAT * network.count_params()
+    weights = workshop.footprint(config).weights
     match stage.kind:
         case "init":
             return weights
@@ -111,6 +116,15 @@ def _disk_bytes(stage: Stage, workshop: Workshop) -> int:
             images = len(workshop.data(config).test_labels)
             return 4 * _FLOAT * images * (1 + len(config.attacks))
     return 0
+
+
+def _memory_bytes(stage: Stage, workshop: Workshop) -> int:
+    """Of a training step; without the images and what TensorFlow itself takes."""
+    if stage.kind != "train":
+        return 0
+    training = stage.runtime["train"]
+    network = workshop.footprint(stage.runtime["config"], training.dtype_policy)
+    return network.step(training.batch_size)
 
 
 def measure_speed(config: LotteryConfig, workshop: Workshop) -> Speed:
@@ -179,6 +193,13 @@ def plan_text(planned: Sequence[PlannedStage], baseline: Sequence[Stage], jobs: 
         f"{len(left)} of {len(planned)} stages to do, about {duration(seconds)} on this machine "
         f"(validation included, reading data not), {disk / 1e6:,.0f} MB of disk"
     )
+    largest = max(left, key=lambda item: item.memory_bytes, default=None)
+    if largest is not None and largest.memory_bytes:
+        lines.append(
+            f"memory of a training step: up to about {largest.memory_bytes / 1e6:,.0f} MB "
+            f"({largest.stage.label}), images and TensorFlow not included"
+            + (f", times {jobs} jobs" if jobs > 1 else "")
+        )
     if jobs > 1 and left:
         lines.append(f"{jobs} jobs at a time share that work and the machine's cores")
     keys = {stage.key for stage in baseline}

@@ -13,15 +13,20 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 from tf_lottery import files
 from tf_lottery.errors import StoreError, UsageError
 from tf_lottery.experiments.stage import Stage
 from tf_lottery.experiments.store import Store, read_manifest
+
+_MANY = 100  # stages; fewer are asked for one by one
+_READERS = 32  # manifests read at the same time: each is a round trip
 
 
 def open_store(
@@ -54,6 +59,7 @@ class RemoteStore(Store):
     def __init__(self, url: str, cache: str | Path | None = None, read_only: bool = False):
         self.url = url.rstrip("/")
         self._known: set[str] = set()  # keys of stages seen finished at the URL
+        self._manifests: dict[str, bytes] = {}  # read there, by key; they do not change
         gfile = _gfile()
         scheme, _, rest = self.url.partition("://")
         # The file systems of some schemes are only loaded by another package.
@@ -69,6 +75,9 @@ class RemoteStore(Store):
                 with gfile.GFile(probe, "w") as file:
                     file.write("")
                 gfile.remove(probe)
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_manifests": {}}  # worker processes need few of them
 
     def path(self, stage: Stage) -> Path:
         """The local copy of the stage, fetched if it is finished and not here yet.
@@ -92,6 +101,23 @@ class RemoteStore(Store):
                     self._known.add(stage.key)
         return stage.key in self._known
 
+    def finished(self, stages: Iterable[Stage]) -> set[str]:
+        """Keys of those of the stages that are finished; many are asked for by one listing.
+
+        Raises:
+          StoreError: the URL cannot be read.
+        """
+        stages = list(stages)
+        if len(stages) < _MANY:
+            return super().finished(stages)
+        with self._errors("read"):
+            # gs:// answers with a thousand files a request.
+            literal = re.sub(r"([*?\[\\])", r"\\\1", self.url)
+            found = _gfile().glob(f"{literal}/*/manifest.json")
+        names = {PurePosixPath(path).parent.name for path in found}
+        self._known |= {stage.key for stage in stages if stage.name in names}
+        return {stage.key for stage in stages if stage.key in self._known}
+
     def manifest(self, stage: Stage) -> dict:
         """The finished stage's manifest; the other files are not fetched.
 
@@ -100,7 +126,14 @@ class RemoteStore(Store):
         """
         if self._is_here(stage):
             return super().manifest(stage)
-        return read_manifest(self._read_manifest(stage), self._manifest_url(stage), stage)
+        if stage.key not in self._manifests:
+            self._manifests[stage.key] = self._read_manifest(stage)
+        return read_manifest(self._manifests[stage.key], self._manifest_url(stage), stage)
+
+    def manifests(self, stages: Iterable[Stage]) -> Iterator[dict]:
+        """The manifests of finished stages, in their order; read a few at a time."""
+        with ThreadPoolExecutor(_READERS) as pool:
+            yield from pool.map(self.manifest, stages)
 
     def _manifest_url(self, stage: Stage) -> str:
         return f"{self.url}/{stage.name}/manifest.json"

@@ -59,18 +59,18 @@ class Costs:
 
 def costs(entry: Entry, workshop: Workshop) -> Costs:
     """From the ledgers of the entry's trainings."""
-    train = _total([entry.train], workshop.store)
+    train = _total([entry.train], workshop)
     if entry.ticket is None:
-        return Costs(_total([], workshop.store), train, "none")
+        return Costs(_total([], workshop), train, "none")
     if entry.searches:
-        return Costs(_total(entry.searches, workshop.store), train, "run")
+        return Costs(_total(entry.searches, workshop), train, "run")
     recorded = workshop.ticket(entry.ticket).found.get("cost", {})
     search = {column: recorded.get(column, 0) for column in ("seconds", "passes", "flops")}
     return Costs(search, train, "ticket")
 
 
-def _total(stages: Sequence[Stage], store: Store) -> dict[str, float]:
-    ledgers = [store.manifest(stage)["ledger"] for stage in stages]
+def _total(stages: Sequence[Stage], workshop: Workshop) -> dict[str, float]:
+    ledgers = [workshop.ledger(stage) for stage in stages]
     total = {column: sum(ledger[column] for ledger in ledgers) for column in ("seconds", "flops")}
     total["passes"] = sum(ledger[column] for ledger in ledgers for column in _PASSES)
     return total
@@ -190,7 +190,7 @@ def epochs_to_reach(history: list[dict], goal: float) -> tuple[float | None, flo
     return None, None
 
 
-def ledger_entry(stage: Stage, store: Store, models: Sequence[str], cached: bool) -> dict:
+def ledger_entry(stage: Stage, workshop: Workshop, models: Sequence[str], cached: bool) -> dict:
     """A finished stage as ``results.json`` states it."""
     return {
         "stage": stage.name,
@@ -198,6 +198,6 @@ def ledger_entry(stage: Stage, store: Store, models: Sequence[str], cached: bool
         "label": stage.label,
         "models": list(models),
         **dict.fromkeys(COST_COLUMNS, 0),
-        **store.manifest(stage)["ledger"],
+        **workshop.ledger(stage),
         "cached": cached,
     }

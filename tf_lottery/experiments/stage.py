@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 # Raise a kind's number when a change of code changes its results: finished stages
@@ -26,6 +25,11 @@ class Stage:
       parents: stages whose results are read, by role.
       runtime: what the work needs but the result does not depend on; not in the key. A
         stage can be pickled, for another process of the same version to carry it out.
+      key: 16 hex digits of a SHA-256 over kind, revision, settings and the parents' keys.
+
+    Raises:
+      ValueError: an unknown kind, or NaN or infinity among the settings.
+      TypeError: something else than JSON among the settings.
     """
 
     kind: str
@@ -33,14 +37,16 @@ class Stage:
     settings: Mapping[str, Any]
     parents: Mapping[str, Stage] = field(default_factory=dict)
     runtime: Mapping[str, Any] = field(default_factory=dict)
+    key: str = field(init=False)
 
     def __post_init__(self):
         if self.kind not in KINDS:
             raise ValueError(f"unknown stage kind {self.kind}")
+        # At once and not when asked for: then a search of many rounds, a chain of stages,
+        # would have to be gone down to its start.
+        object.__setattr__(self, "key", self._make_key())
 
-    @cached_property
-    def key(self) -> str:
-        """16 hex digits of a SHA-256 over kind, revision, settings and the parents' keys."""
+    def _make_key(self) -> str:
         content: dict[str, Any] = {
             "kind": self.kind,
             "settings": dict(self.settings),
@@ -56,19 +62,39 @@ class Stage:
         """``<kind>-<key>``, the directory in the store."""
         return f"{self.kind}-{self.key}"
 
+    def __reduce__(self):
+        # A list, because pickle follows a chain of parents by recursion, to an end of its own.
+        listed: list[tuple] = []
+        places: dict[str, int] = {}
+        for place, stage in enumerate(in_order([self])):
+            places[stage.key] = place
+            parents = {role: places[parent.key] for role, parent in stage.parents.items()}
+            listed.append((stage.kind, stage.label, stage.settings, parents, stage.runtime))
+        return _from_list, (listed,)
+
+
+def _from_list(listed: list[tuple]) -> Stage:
+    """The last of pickled stages, whose parents stand before them."""
+    stages: list[Stage] = []
+    for kind, label, settings, places, runtime in listed:
+        parents = {role: stages[place] for role, place in places.items()}
+        stages.append(Stage(kind, label, settings, parents, runtime))
+    return stages[-1]
+
 
 def in_order(targets: Iterable[Stage]) -> list[Stage]:
     """All stages the targets need, parents first, each key once, in a stable order."""
     seen: dict[str, Stage] = {}
-
-    def visit(stage: Stage):
-        if stage.key not in seen:
-            for parent in stage.parents.values():
-                visit(parent)
-            seen[stage.key] = stage
-
     for target in targets:
-        visit(target)
+        pending = [target]  # no recursion: chains may be long
+        while pending:
+            stage = pending[-1]
+            missing = [parent for parent in stage.parents.values() if parent.key not in seen]
+            if missing and stage.key not in seen:
+                pending += reversed(missing)
+            else:
+                seen.setdefault(stage.key, stage)
+                pending.pop()
     return list(seen.values())
 
 

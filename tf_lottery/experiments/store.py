@@ -12,7 +12,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import tf_lottery
@@ -69,6 +69,10 @@ class Store:
         """True if the stage is finished."""
         return self._is_here(stage)
 
+    def finished(self, stages: Iterable[Stage]) -> set[str]:
+        """Keys of those of the stages that are finished; asks for all of them at once."""
+        return {stage.key for stage in stages if self.has(stage)}
+
     def manifest(self, stage: Stage) -> dict:
         """The finished stage's manifest.
 
@@ -83,6 +87,10 @@ class Store:
         except OSError as error:
             raise StoreError(f"{path} cannot be read ({error.strerror})") from None
         return read_manifest(content, path, stage)
+
+    def manifests(self, stages: Iterable[Stage]) -> Iterator[dict]:
+        """The manifests of finished stages, in their order; raises as ``manifest`` does."""
+        return map(self.manifest, stages)
 
     def busy(self, stage: Stage) -> bool:
         """True while a process of this machine, or of a shared disk, works on the stage."""

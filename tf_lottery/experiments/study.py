@@ -107,15 +107,47 @@ class Study:
           reference: published curves, see ``reporting.reference``.
         """
         first = self.design.configs[self.design.arms[0].name]
-        attacks = {a.name: a for config in self.design.configs.values() for a in config.attacks}
         validated = first.ticket_train.validation_images
+        arms = []
+        for arm in self.design.arms:
+            runs = [self._run(arm.name, seed, workshop) for seed in self.seeds]
+            arms.append({**self._arm(arm, reference), "runs": runs})
+        return {
+            **self._declared(reference),
+            "command": list(command),
+            "machine": provenance.machine(),
+            "data": provenance.images(workshop.data(first), validated),
+            "arms": arms,
+            "transfer": self._transferred(workshop),
+            "ledger": self._ledger(workshop, cached),
+        }
+
+    def is_told_by(self, document: Mapping, reference: dict | None = None) -> bool:
+        """True if ``document`` would come out the same again, all of its stages being finished.
+
+        Its results are those of the stages that its ledger names, and a name stands for all
+        that determines a result; what else is in it is compared.
+        """
+        ours = {
+            **self._declared(reference),
+            "arms": [self._arm(arm, reference) for arm in self.design.arms],
+            "transfer": {"published": self._transfer_published()} if self.transfers else None,
+        }
+        theirs = {key: document[key] for key in ours}
+        theirs["arms"] = [{k: v for k, v in arm.items() if k != "runs"} for arm in theirs["arms"]]
+        if theirs["transfer"]:
+            theirs["transfer"] = {"published": theirs["transfer"]["published"]}
+        wanted = {stage.name for stage in in_order(self.targets)}
+        named = {row["stage"] for row in document["ledger"]}
+        return named == wanted and theirs == json.loads(json.dumps(ours))
+
+    def _declared(self, reference: dict | None) -> dict:
+        """What the document says of the experiment whatever its stages gave."""
+        attacks = {a.name: a for config in self.design.configs.values() for a in config.attacks}
         return {
             "format": 1,
             "package_version": tf_lottery.__version__,
-            "command": list(command),
             "settings": self.design.settings,
-            "machine": provenance.machine(),
-            "data": provenance.images(workshop.data(first), validated),
             "experiment": {
                 "id": self.experiment.id,
                 "source": self.experiment.source,
@@ -129,16 +161,14 @@ class Study:
             "scale": self.design.scale,
             "seeds": self.seeds,
             "attacks": [settings(attack) for attack in attacks.values()],
-            "arms": [self._arm(arm, workshop, reference) for arm in self.design.arms],
             "baseline": self.experiment.baseline,
             "claims": [dataclasses.asdict(claim) for claim in self.design.claims],
             "figures": [_figure(spec, self.design.arms) for spec in self.experiment.figures],
-            "transfer": self._transferred(workshop),
             "reference": reference,
-            "ledger": self._ledger(workshop, cached),
         }
 
-    def _arm(self, arm: Arm, workshop: Workshop, reference: dict | None) -> dict:
+    def _arm(self, arm: Arm, reference: dict | None) -> dict:
+        """An arm without its runs."""
         config = self.design.configs[arm.name]
         return {
             "name": arm.name,
@@ -149,7 +179,6 @@ class Study:
             "sparsity": 0.0 if arm.kind == "dense" else config.prune.sparsity,
             "reference": arm.reference,
             "published": {**self._published(arm, reference), **arm.published},
-            "runs": [self._run(arm.name, seed, workshop) for seed in self.seeds],
         }
 
     def _published(self, arm: Arm, reference: dict | None) -> dict[str, float]:
@@ -206,10 +235,12 @@ class Study:
             "examples": found[0]["examples"],
             "arms": found[0]["models"],
             "matrices": [each["accuracy"] for each in found],
-            "published": self._transfer_published(found[0]["models"]),
+            "published": self._transfer_published(),
         }
 
-    def _transfer_published(self, arms: list[str]) -> list[list[float | None]] | None:
+    def _transfer_published(self) -> list[list[float | None]] | None:
+        """From the row's arm to the column's; ``None`` if the paper has none of them."""
+        arms = [arm.name for arm in self.design.arms]
         of_paper = self.experiment.transfer_published
         found = of_paper(self.design.base) if of_paper else {}
         if not found:
@@ -229,7 +260,7 @@ class Study:
             stages[stage.key], seeds[stage.key] = stage, seed
             users[stage.key] = [arm.name for arm in self.design.arms]
         return [
-            rows.ledger_entry(stage, workshop.store, users[key], cached.get(key, True))
+            rows.ledger_entry(stage, workshop, users[key], cached.get(key, True))
             | {"seed": seeds[key]}
             for key, stage in stages.items()
         ]

@@ -18,7 +18,7 @@ from tf_lottery.experiments.ledger import Cost, evaluation_cost, training_cost, 
 from tf_lottery.experiments.stage import Stage
 from tf_lottery.experiments.store import Store
 from tf_lottery.keras import keras, make_deterministic
-from tf_lottery.models import forward_flops
+from tf_lottery.models import Footprint, footprint, forward_flops
 from tf_lottery.tickets import NetworkSpec, Ticket
 
 _KINDS: dict[str, Callable[[Workshop, Stage, Path], None]] = {
@@ -49,6 +49,11 @@ class Workshop:
         self.log_root = log_root
         self.progress = progress
         self._made: dict[str, OrderedDict[Hashable, Any]] = {}
+        # Of every network: a sweep's arms come round again with each replicate, and to build
+        # a network takes a second, its numbers a few bytes.
+        self._flops: dict[NetworkSpec, int] = {}
+        self._footprints: dict[tuple[NetworkSpec, str], Footprint] = {}
+        self._ledgers: dict[str, dict] = {}  # by key; of finished stages, so they stay
         self._deterministic: int | None = None
 
     def _kept(self, what: str, key: Hashable, make: Callable[[], _Made]) -> _Made:
@@ -83,7 +88,19 @@ class Workshop:
 
     def forward_flops(self, config: LotteryConfig) -> int:
         """FLOPs of one forward pass of one image."""
-        return sum(forward_flops(self.network(config)).values())
+        spec = self.spec(config)
+        if spec not in self._flops:
+            self._flops[spec] = sum(forward_flops(self.network(config)).values())
+        return self._flops[spec]
+
+    def footprint(self, config: LotteryConfig, dtype_policy: str = "float32") -> Footprint:
+        """Memory that training takes under a dtype policy."""
+        spec = self.spec(config)
+        if (spec, dtype_policy) not in self._footprints:
+            plain = dtype_policy == "float32"
+            network = self.network(config) if plain else spec.build(0, dtype_policy)
+            self._footprints[spec, dtype_policy] = footprint(network)
+        return self._footprints[spec, dtype_policy]
 
     def evaluator(self, config: LotteryConfig) -> Evaluator:
         """Attacks compiled for ``network(config)``: only weights are exchanged."""
@@ -174,6 +191,12 @@ class Workshop:
                 f"--store: {path.parent} was trained on other images named "
                 f"{data.name}; choose another --store"
             )
+
+    def ledger(self, stage: Stage) -> dict:
+        """What a finished stage cost, as ``Cost.to_json`` says it; ``{}`` if it says nothing."""
+        if stage.key not in self._ledgers:
+            self._ledgers[stage.key] = self.store.manifest(stage)["ledger"]
+        return self._ledgers[stage.key]
 
     def history(self, stage: Stage) -> list[dict]:
         """The rows of a finished training stage."""

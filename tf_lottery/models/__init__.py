@@ -26,8 +26,9 @@ from tf_lottery.keras import keras
 from tf_lottery.models import convnet, lenet, resnet, vgg, wide_resnet
 from tf_lottery.models.flops import forward_flops
 from tf_lottery.models.layers import Layers, normalization
+from tf_lottery.models.memory import Footprint, footprint
 
-__all__ = ["build_model", "forward_flops"]
+__all__ = ["Footprint", "build_model", "footprint", "forward_flops"]
 
 # (layers, pixels, depth, width) -> features (batch, n) before the logits.
 _FAMILIES: dict[str, Callable] = {

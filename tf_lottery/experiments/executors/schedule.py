@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 
 from tf_lottery.errors import LotteryError
-from tf_lottery.experiments.local import is_finished
+from tf_lottery.experiments.local import find_finished
 from tf_lottery.experiments.stage import Stage, in_order
 from tf_lottery.experiments.store import Store
 
 RETRIES = 2  # of a stage whose worker died
-_PAUSE = 1.0  # seconds until a stage that another run works on is asked for again
+PAUSE = 1.0  # seconds until a stage that another run works on is asked for again
 
 
 class Schedule:
@@ -32,22 +33,32 @@ class Schedule:
 
     def __init__(self, targets: Iterable[Stage], store: Store, announce: Callable[[str], None]):
         stages = in_order(targets)
-        self.found = {stage.key: is_finished(store, stage) for stage in stages}
+        self.found = find_finished(store, stages)
         self._announce = announce
         self._total = len(stages)
         self._left = {stage.key: stage for stage in stages if not self.found[stage.key]}
-        self._taken: set[str] = set()
-        self._not_before: dict[str, float] = {}
         self._began: dict[str, float] = {}
         self._numbers: dict[str, int] = {}
         self._deaths: Counter[str] = Counter()
+        self._told: set[str] = set()  # keys of stages whose other run was mentioned
+        # Who ends tells those that waited: nobody goes through all that is left.
+        self._children: dict[str, list[str]] = {key: [] for key in self._left}
+        self._awaited: dict[str, int] = {}  # how many stages each still waits for
+        for stage in self._left.values():
+            awaited = {parent.key for parent in stage.parents.values()} & self._left.keys()
+            self._awaited[stage.key] = len(awaited)
+            for key in awaited:
+                self._children[key].append(stage.key)
         # Stages from here to the end of the longest chain that waits for this one.
-        self._chain = dict.fromkeys(self._left, 1)
-        for stage in reversed(self._left.values()):
-            for parent in stage.parents.values():
-                if parent.key in self._left:
-                    longer = max(self._chain[parent.key], self._chain[stage.key] + 1)
-                    self._chain[parent.key] = longer
+        self._chain: dict[str, int] = {}
+        for key in reversed(self._left):
+            self._chain[key] = 1 + max((self._chain[k] for k in self._children[key]), default=0)
+        self._place = {key: place for place, key in enumerate(self._left)}
+        self._ready: list[tuple[int, int, str]] = []  # heap: longest chain, then first
+        self._postponed: list[tuple[float, str]] = []  # heap: by the time to ask again
+        for key, count in self._awaited.items():
+            if not count:
+                self._make_ready(key)
 
     @property
     def left(self) -> int:
@@ -57,17 +68,11 @@ class Schedule:
     def take(self) -> Stage | None:
         """The most urgent stage that can start now, which is from then on at work."""
         now = time.monotonic()
-        ready = [
-            stage
-            for key, stage in self._left.items()
-            if key not in self._taken
-            and self._not_before.get(key, now) <= now
-            and not any(parent.key in self._left for parent in stage.parents.values())
-        ]
-        if not ready:
+        while self._postponed and self._postponed[0][0] <= now:
+            self._make_ready(heapq.heappop(self._postponed)[1])
+        if not self._ready:
             return None
-        stage = max(ready, key=lambda stage: self._chain[stage.key])  # the first of equals
-        self._taken.add(stage.key)
+        stage = self._left[heapq.heappop(self._ready)[2]]
         self._began[stage.key] = now
         if stage.key not in self._numbers:
             number = self._total - len(self._chain) + len(self._numbers) + 1
@@ -78,6 +83,10 @@ class Schedule:
     def finished(self, stage: Stage, elsewhere: bool = False) -> None:
         """The stage is in the store; ``elsewhere``: not by this run."""
         del self._left[stage.key]
+        for key in self._children[stage.key]:
+            self._awaited[key] -= 1
+            if not self._awaited[key]:
+                self._make_ready(key)
         self.found[stage.key] = elsewhere
         if elsewhere:
             what = "another run finished {}"
@@ -87,10 +96,10 @@ class Schedule:
 
     def postpone(self, stage: Stage) -> None:
         """Another run works on the stage; it is asked for again after a pause."""
-        if stage.key not in self._not_before:
+        if stage.key not in self._told:
+            self._told.add(stage.key)
             self._say(stage, "another run is at {}; waiting for it")
-        self._not_before[stage.key] = time.monotonic() + _PAUSE
-        self._taken.remove(stage.key)
+        heapq.heappush(self._postponed, (time.monotonic() + PAUSE, stage.key))
 
     def died(self, stage: Stage, how: str) -> None:
         """The stage's worker died; it may be taken again, for up to ``RETRIES`` times.
@@ -104,7 +113,10 @@ class Schedule:
                 f"{stage.label}: its worker process died {RETRIES + 1} times, the last one {how}"
             )
         self._say(stage, f"the worker of {{}} {how}; starting it again")
-        self._taken.remove(stage.key)
+        self._make_ready(stage.key)
+
+    def _make_ready(self, key: str) -> None:
+        heapq.heappush(self._ready, (-self._chain[key], self._place[key], key))
 
     def _say(self, stage: Stage, what: str) -> None:
         self._announce(
