@@ -22,7 +22,7 @@ from tf_lottery.checks import positive as _positive
 from tf_lottery.errors import UsageError
 
 __all__ = [
-    "ARCHITECTURES", "DTYPE_POLICIES", "EXECUTORS", "KINDS", "MODES", "OBJECTIVES",
+    "ARCHITECTURES", "DISTRIBUTIONS", "DTYPE_POLICIES", "EXECUTORS", "KINDS", "MODES", "OBJECTIVES",
     "PRUNING_SCHEDULES", "RATE_SCHEDULES", "SCOPES", "SCORES", "AttackConfig", "DataConfig",
     "LotteryConfig", "ModelConfig", "ObjectiveConfig", "PruneConfig", "ScheduleConfig",
     "TrainConfig", "attack_from_name", "derive_seed", "differences", "fingerprint", "settings",
@@ -36,6 +36,7 @@ SCOPES = ("global", "layer")
 PRUNING_SCHEDULES = ("one_shot", "geometric", "decreasing")
 RATE_SCHEDULES = ("step", "cyclic", "cosine", "constant")
 EXECUTORS = ("local", "ray")
+DISTRIBUTIONS = ("none", "mirrored", "multiworker", "tpu")
 DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
@@ -158,6 +159,9 @@ class TrainConfig:
       keep_epochs: epochs (counted from 1) after which the weights are kept for rewinding.
       patience: early stopping: end after so many epochs without a new best validation
         accuracy; 0 never stops early.
+      batch_norm_groups: equal parts of a batch that each have BatchNorm statistics of
+        their own; 1: those of the whole batch. More than 1 only where as many devices
+        share the batch.
     """
 
     objective: ObjectiveConfig
@@ -172,6 +176,7 @@ class TrainConfig:
     jit_compile: bool = field(default=False, metadata={"omit_default": True})
     keep_epochs: tuple[int, ...] = field(default=(), metadata={"omit_default": True})
     patience: int = field(default=0, metadata={"omit_default": True})
+    batch_norm_groups: int = field(default=1, metadata={"omit_default": True})
 
     def __post_init__(self):
         if self.epochs < 1:

@@ -55,3 +55,7 @@ class DeadLayerError(LotteryError):
 
 class NonFiniteError(LotteryError):
     """A loss that is NaN or infinite; names stage, epoch and step."""
+
+
+class LostWorkerError(LotteryError):
+    """Another process of a training on several machines that ended or cannot be reached."""
