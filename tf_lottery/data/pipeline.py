@@ -166,9 +166,7 @@ def evaluation_batches(
         }
 
     return _without_autotune(
-        tf.data.Dataset.from_tensor_slices(
-            _cut(position.reshape(-1, batch_size), parts, mine)
-        )
+        tf.data.Dataset.from_tensor_slices(_cut(position.reshape(-1, batch_size), parts, mine))
         .map(fetch, num_parallel_calls=_PARALLEL_CALLS, deterministic=True)
         .prefetch(_BATCHES_AHEAD * len(mine))
     )

@@ -182,8 +182,10 @@ def wrap(network: keras.Model, batch_norm: type | None = None) -> MaskedNetwork:
         raise ValueError(f"{network.name} has no Conv2D or Dense layer to prune")
 
     def clone(layer):
-        replaced = batch_norm and isinstance(layer, keras.layers.BatchNormalization)
-        copy = (batch_norm if replaced else type(layer)).from_config(layer.get_config())
+        kind = type(layer)
+        if batch_norm is not None and isinstance(layer, keras.layers.BatchNormalization):
+            kind = batch_norm
+        copy = kind.from_config(layer.get_config())
         if not is_prunable(layer):
             return copy
         return tfmot.sparsity.keras.prune_low_magnitude(copy, pruning_schedule=_schedule())

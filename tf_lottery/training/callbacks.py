@@ -209,6 +209,8 @@ class Checkpoint(keras.callbacks.Callback):
         self._keep = set(keep)
         # Not set_model's: restoring happens before fit.
         self._checkpoint = tf.train.Checkpoint(network=masked.wrapped, optimizer=optimizer)
+        # Made now: during fit it would be made on all devices, of all processes.
+        self._checkpoint.save_counter  # noqa: B018
         self._manager = tf.train.CheckpointManager(
             self._checkpoint, str(self._directory / "checkpoints"), max_to_keep=2
         )

@@ -86,12 +86,10 @@ def _workers(announce: Callable[[str], Any]) -> Distribution:
 
 def _place_among_workers(tf_config: str | None) -> tuple[int, int]:
     """Number of this process, the chief being 0, and of all processes."""
-    form = (
-        '{"cluster": {"worker": ["HOST:PORT", "HOST:PORT"]}, "task": {"type": "worker", "index": N}}'
-    )
+    form = '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": N}}'
     if tf_config is None:
         raise UsageError(
-            f"--distribute=multiworker needs TF_CONFIG, in the environment of each process: {form}; "
+            f"--distribute=multiworker: each process needs TF_CONFIG in its environment: {form}; "
             "under srun it is made by itself",
             "distribute",
         )
