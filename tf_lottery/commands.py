@@ -72,7 +72,9 @@ def _start_devices(command: Command) -> Distribution:
 
         announce = functools.partial(print, flush=True)
         # First: TensorFlow starts its devices on their first use, once and for all.
-        distribution = make_distribution(chosen.distribute, chosen.devices, chosen.tpu, announce)
+        distribution = make_distribution(
+            chosen.distribute, chosen.devices, chosen.tpu, chosen.worker_timeout, announce
+        )
     _start_tensorflow(command.verbose)
     return distribution
 

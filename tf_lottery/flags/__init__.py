@@ -21,7 +21,7 @@ from tf_lottery.options import evaluation_attack, lottery_config
 _PLACES = (
     "workdir", "store", "data_dir", "ticket", "model_path", "export_dir", "evaluation_dir",
     "eval_batch_size", "verbose", "mode", "reference_csv", "executor", "jobs", "ray_address",
-    "ray_cpus", "ray_gpus", "tpu",
+    "ray_cpus", "ray_gpus", "tpu", "worker_timeout",
 )  # fmt: skip
 
 
@@ -37,6 +37,7 @@ class Execution:
       distribute: one of ``config.DISTRIBUTIONS``: what shares each batch of a training.
       devices: of these; 0: all there are.
       tpu: name or address of the TPU.
+      worker_timeout: seconds.
     """
 
     executor: str
@@ -47,6 +48,7 @@ class Execution:
     distribute: str = "none"
     devices: int = 0
     tpu: str = "local"
+    worker_timeout: int = 120
 
     def __post_init__(self):
         for flag, count in (("jobs", self.jobs), ("ray_cpus", self.ray_cpus)):
@@ -56,6 +58,8 @@ class Execution:
             raise UsageError.bad_value("ray_gpus", self.ray_gpus, "0 or more")
         if self.ray_address is not None and self.executor != "ray":
             raise UsageError("--ray_address goes with --executor=ray", "ray_address")
+        if self.worker_timeout < 5:
+            raise UsageError.bad_value("worker_timeout", self.worker_timeout, "5 (seconds) or more")
         if self.devices < 0:
             raise UsageError.bad_value("devices", self.devices, "0 or more")
         if self.distribute == "none":
@@ -181,6 +185,7 @@ def parse(argv: list[str]) -> Command | str:
             FLAGS.distribute,
             FLAGS.devices,
             FLAGS.tpu,
+            FLAGS.worker_timeout,
         ),
         options=options,
         given=frozenset(name for name in FLAGS if FLAGS[name].present),

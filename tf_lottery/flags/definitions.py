@@ -211,6 +211,13 @@ TOPICS = {
             "devices. Off: over each device's part; --devices is then part of the result.",
         ),
         _flag("string", "tpu", "Name or address of the TPU; local: of this machine.", "local"),
+        _flag(
+            "integer",
+            "worker_timeout",
+            "Multiworker: seconds of silence after which a process counts as lost and the run "
+            "stops.",
+            120,
+        ),
     ],
     "Data": [
         _flag(

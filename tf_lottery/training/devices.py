@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tf_lottery.errors import UsageError
-from tf_lottery.keras import tf
+from tf_lottery.keras import set_heartbeat_timeout, tf
 from tf_lottery.training.distribution import Distribution
 
 # Of a Slurm job, by its number: jobs that share a node are kept apart.
@@ -17,7 +17,11 @@ _FIRST_PORT, _PORTS = 20000, 10000
 
 
 def make_distribution(
-    kind: str, devices: int = 0, tpu: str = "local", announce: Callable[[str], Any] = print
+    kind: str,
+    devices: int = 0,
+    tpu: str = "local",
+    timeout: int = 120,
+    announce: Callable[[str], Any] = print,
 ) -> Distribution:
     """The devices that are to share each batch.
 
@@ -27,6 +31,7 @@ def make_distribution(
       kind: one of ``config.DISTRIBUTIONS``.
       devices: how many, of all processes together; 0: all there are.
       tpu: name or address of a TPU.
+      timeout: seconds after which a process that is silent counts as lost.
       announce: told when other processes are waited for.
 
     Raises:
@@ -37,7 +42,7 @@ def make_distribution(
         return Distribution()
     distribution = {
         "mirrored": lambda: Distribution(tf.distribute.MirroredStrategy(_local(devices))),
-        "multiworker": lambda: _workers(announce),
+        "multiworker": lambda: _workers(timeout, announce),
         "tpu": lambda: _tpu(tpu),
     }[kind]()
     if devices not in (0, distribution.replicas):
@@ -68,12 +73,13 @@ def _local(devices: int) -> list[str]:
     return [f"CPU:{i}" for i in range(devices)]
 
 
-def _workers(announce: Callable[[str], Any]) -> Distribution:
+def _workers(timeout: int, announce: Callable[[str], Any]) -> Distribution:
     if "TF_CONFIG" not in os.environ and "SLURM_STEP_NODELIST" in os.environ:
         os.environ["TF_CONFIG"] = _tf_config_of_slurm(os.environ)
     worker, workers = _place_among_workers(os.environ.get("TF_CONFIG"))
     if workers > 1:
         announce(f"worker {worker} of {workers}, counted from 0: waiting for the others to start")
+    set_heartbeat_timeout(timeout)
     try:
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
     except (tf.errors.OpError, ValueError, RuntimeError) as error:

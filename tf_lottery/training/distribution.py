@@ -63,12 +63,21 @@ class Distribution:
                 config.batch_size,
                 f"a multiple of {self.replicas}, the number of devices that share a batch",
             )
+        if config.jit_compile and self.replicas > 1 and self._has_cpu():
+            raise UsageError(
+                "--jit_compile: XLA cannot compile a step that several CPU devices share; leave "
+                "it out",
+                "jit_compile",
+            )
         if config.batch_norm_groups not in (1, self.replicas):
             raise UsageError.bad_value(
                 "devices",
                 config.batch_norm_groups,
                 f"{self.replicas}, the number of devices there are, with --nosync_batch_norm",
             )
+
+    def _has_cpu(self) -> bool:
+        return any("CPU" in device for device in self._strategy.extended.worker_devices)
 
     def scope(self) -> contextlib.AbstractContextManager:
         """Where models, optimizers and metrics of a training are made."""
