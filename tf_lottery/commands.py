@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import math
 import os
@@ -13,12 +14,19 @@ import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tf_lottery import experiment_commands, files
 from tf_lottery.errors import StoreError, UsageError
 from tf_lottery.execution import finish_stages, make_places
 from tf_lottery.experiments.paper import SWEEPS
 from tf_lottery.flags import Command
+
+if TYPE_CHECKING:
+    from tf_lottery.config import LotteryConfig
+    from tf_lottery.experiments.work import Workshop
+    from tf_lottery.tickets import Ticket
+    from tf_lottery.training.distribution import Distribution
 
 
 def execute(command: Command) -> int:
@@ -27,6 +35,11 @@ def execute(command: Command) -> int:
     Raises:
       LotteryError: see ``tf_lottery.errors``.
     """
+    if command.execution.distribute != "none" and command.mode not in ("run", "plan"):
+        raise UsageError(
+            f"--distribute goes with --mode=run, which trains, got --mode={command.mode}",
+            "distribute",
+        )
     with files.disk_errors("workdir", command.workdir):
         return _MODES[command.mode](command)
 
@@ -42,6 +55,28 @@ def _start_tensorflow(verbose: bool) -> None:
 
         tf.get_logger().setLevel("ERROR")
         tf.constant(0.0).numpy()  # starts the devices, which talk too
+
+
+def _start_devices(command: Command) -> Distribution:
+    """``_start_tensorflow`` with the devices that trainings are to share.
+
+    Raises:
+      UsageError: they cannot be had.
+    """
+    chosen = command.execution
+    if chosen.distribute == "multiworker":
+        # What TensorFlow says when a process ends is said again, shorter, by the error.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if command.verbose else "3")
+    with contextlib.nullcontext() if command.verbose else _silent_stderr():
+        from tf_lottery.training.devices import make_distribution
+
+        announce = functools.partial(print, flush=True)
+        # First: TensorFlow starts its devices on their first use, once and for all.
+        distribution = make_distribution(
+            chosen.distribute, chosen.devices, chosen.tpu, chosen.worker_timeout, announce
+        )
+    _start_tensorflow(command.verbose)
+    return distribution
 
 
 @contextlib.contextmanager
@@ -74,19 +109,40 @@ def _refuse_flags_of_experiments(command: Command) -> None:
 def _run(command: Command) -> int:
     if command.experiment:
         design = experiment_commands.make_design(command)
-        _start_tensorflow(command.verbose)
-        return experiment_commands.run_experiment(command, design)
+        return experiment_commands.run_experiment(command, design, _start_devices(command))
     _refuse_flags_of_experiments(command)
     config = command.config()  # bad flags are told before seconds go by
-    _start_tensorflow(command.verbose)
-    from tf_lottery import reporting
-    from tf_lottery.experiments.comparison import is_finished, run_comparison, run_settings
+    distribution = _start_devices(command)
+    from tf_lottery.experiments.following import agree_on_targets, follow
     from tf_lottery.experiments.remote_store import open_store
     from tf_lottery.experiments.work import Workshop
-    from tf_lottery.reporting.experiment import EXPERIMENT
+    from tf_lottery.lottery import entries
     from tf_lottery.tickets import Ticket
 
     ticket = Ticket.load(command.ticket) if command.ticket else None
+    targets = [stage for entry in entries(config, ticket) for stage in entry.stages]
+    agree_on_targets(targets, distribution)
+    workshop = Workshop(
+        open_store(command.store, read_only=True),
+        Path(command.workdir) / "tensorboard",
+        progress=True,
+        distribution=distribution,
+    )
+    if not distribution.chief:
+        follow(targets, workshop)
+        return 0
+    with distribution.leading():
+        return _compare(command, config, ticket, workshop)
+
+
+def _compare(
+    command: Command, config: LotteryConfig, ticket: Ticket | None, workshop: Workshop
+) -> int:
+    """A comparison, from the check of its settings to the report."""
+    from tf_lottery import reporting
+    from tf_lottery.experiments.comparison import is_finished, run_comparison, run_settings
+    from tf_lottery.reporting.experiment import EXPERIMENT
+
     workdir = Path(command.workdir)
     results = workdir / "results.json"
     chosen = run_settings(config, ticket)
@@ -96,9 +152,6 @@ def _run(command: Command) -> int:
             f"{workdir / EXPERIMENT} is of an experiment, not a comparison: choose another "
             "--workdir"
         )
-    workshop = Workshop(
-        open_store(command.store, read_only=True), workdir / "tensorboard", progress=True
-    )
     if is_finished(config, workshop.store, workdir, ticket):
         document = reporting.read_results(results)
         print("everything is finished already; nothing was run")
@@ -115,7 +168,11 @@ def _run(command: Command) -> int:
                 ticket=ticket,
                 command=command.argv,
                 finish=lambda stages: finish_stages(
-                    stages, workshop.store, workdir / "tensorboard", command
+                    stages,
+                    workshop.store,
+                    workdir / "tensorboard",
+                    command,
+                    workshop.distribution,
                 ),
             )
             reporting.write_results(results, document)

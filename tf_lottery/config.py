@@ -22,9 +22,9 @@ from tf_lottery.checks import positive as _positive
 from tf_lottery.errors import UsageError
 
 __all__ = [
-    "ARCHITECTURES", "DATA_ON_DEVICE", "DTYPE_POLICIES", "EXECUTORS", "KINDS", "MODES",
-    "OBJECTIVES", "PRUNING_SCHEDULES", "RATE_SCHEDULES", "SCOPES", "SCORES", "AttackConfig",
-    "DataConfig", "LotteryConfig", "ModelConfig", "ObjectiveConfig", "PruneConfig",
+    "ARCHITECTURES", "DATA_ON_DEVICE", "DISTRIBUTIONS", "DTYPE_POLICIES", "EXECUTORS", "KINDS",
+    "MODES", "OBJECTIVES", "PRUNING_SCHEDULES", "RATE_SCHEDULES", "SCOPES", "SCORES",
+    "AttackConfig", "DataConfig", "LotteryConfig", "ModelConfig", "ObjectiveConfig", "PruneConfig",
     "ScheduleConfig", "TrainConfig", "attack_from_name", "derive_seed", "differences",
     "fingerprint", "settings",
 ]  # fmt: skip
@@ -37,6 +37,7 @@ SCOPES = ("global", "layer")
 PRUNING_SCHEDULES = ("one_shot", "geometric", "decreasing")
 RATE_SCHEDULES = ("step", "cyclic", "cosine", "constant")
 EXECUTORS = ("local", "ray")
+DISTRIBUTIONS = ("none", "mirrored", "multiworker", "tpu")
 DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 DATA_ON_DEVICE = ("auto", "on", "off")
 
@@ -165,6 +166,9 @@ class TrainConfig:
         reaches the logits does not underflow, and the others need none.
       data_on_device: whether the training images lie on the accelerator, see
         ``data.device_images``; the batches are the same.
+      batch_norm_groups: equal parts of a batch that each have BatchNorm statistics of
+        their own; 1: those of the whole batch. More than 1 only where as many devices
+        share the batch.
     """
 
     objective: ObjectiveConfig
@@ -181,6 +185,7 @@ class TrainConfig:
     patience: int = field(default=0, metadata={"omit_default": True})
     attack_loss_scale: float = field(default=0.0, metadata={"omit_default": True})
     data_on_device: str = field(default="auto", metadata={"fingerprint": False})
+    batch_norm_groups: int = field(default=1, metadata={"omit_default": True})
 
     def __post_init__(self):
         if self.epochs < 1:

@@ -59,3 +59,7 @@ class PrecisionError(LotteryError):
 
 class NonFiniteError(LotteryError):
     """A loss that is NaN or infinite; names stage, epoch and step."""
+
+
+class LostWorkerError(LotteryError):
+    """Another process of a training on several machines that ended or cannot be reached."""

@@ -13,6 +13,7 @@ from tf_lottery.flags import Command
 if TYPE_CHECKING:
     from tf_lottery.experiments.stage import Stage
     from tf_lottery.experiments.store import Store
+    from tf_lottery.training.distribution import Distribution
 
 
 def make_places(command: Command, workdir: Path) -> Store:
@@ -31,7 +32,11 @@ def make_places(command: Command, workdir: Path) -> Store:
 
 
 def finish_stages(
-    targets: Sequence[Stage], store: Store, logs: Path, command: Command
+    targets: Sequence[Stage],
+    store: Store,
+    logs: Path,
+    command: Command,
+    distribution: Distribution | None = None,
 ) -> dict[str, bool]:
     """Finishes every stage the targets need, by the executor of the command line.
 
@@ -40,6 +45,7 @@ def finish_stages(
       store: of the command line.
       logs: TensorBoard logs go there.
       command: says how; ``--jobs`` counts with the local executor alone.
+      distribution: devices that trainings share, where stages run one by one.
 
     Returns:
       For each stage key whether it was finished before.
@@ -69,4 +75,5 @@ def finish_stages(
 
         make = functools.partial(Workshop, log_root=logs.resolve())
         return run_parallel(targets, store, make, chosen.jobs, announce)
-    return run_stages(targets, Workshop(store, logs, progress=True), announce)
+    workshop = Workshop(store, logs, progress=True, distribution=distribution)
+    return run_stages(targets, workshop, announce)

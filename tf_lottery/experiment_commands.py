@@ -19,6 +19,8 @@ from tf_lottery.flags import Command
 if TYPE_CHECKING:
     from tf_lottery.experiments.store import Store
     from tf_lottery.experiments.study import Study
+    from tf_lottery.experiments.work import Workshop
+    from tf_lottery.training.distribution import Distribution
 
 
 def make_design(command: Command) -> Design:
@@ -32,16 +34,31 @@ def make_design(command: Command) -> Design:
     )
 
 
-def run_experiment(command: Command, design: Design) -> int:
-    """Finishes every stage, then writes results, figures and report."""
-    from tf_lottery.experiments.comparison import unpack_logs
+def run_experiment(command: Command, design: Design, distribution: Distribution) -> int:
+    """Finishes every stage, then writes results, figures and report.
+
+    In a process that trains with another one, the chief, only takes part in that.
+    """
+    from tf_lottery.experiments.following import agree_on_targets, follow
     from tf_lottery.experiments.remote_store import open_store
     from tf_lottery.experiments.study import Study
     from tf_lottery.experiments.work import Workshop
+
+    study = Study(design)
+    agree_on_targets(study.targets, distribution)
+    workshop = Workshop(open_store(command.store, read_only=True), distribution=distribution)
+    if not distribution.chief:
+        follow(study.targets, workshop)
+        return 0
+    with distribution.leading():
+        return _lead_experiment(command, design, study, workshop)
+
+
+def _lead_experiment(command: Command, design: Design, study: Study, workshop: Workshop) -> int:
+    from tf_lottery.experiments.comparison import unpack_logs
     from tf_lottery.reporting import experiment as reporting
     from tf_lottery.reporting.reference import read_reference
 
-    study = Study(design)
     reference: dict | None = None
     if command.reference_csv:
         runs = [arm.reference for arm in design.arms if arm.reference]
@@ -53,7 +70,6 @@ def run_experiment(command: Command, design: Design) -> int:
         reference = read_reference(command.reference_csv, runs)
     workdir = Path(command.workdir)
     _check_workdir(workdir, design)
-    workshop = Workshop(open_store(command.store, read_only=True))
     if design.scale:
         print(textwrap.fill(f"{study.experiment.source}, {design.scale}", _width()))
     document = _finished(study, workshop.store, workdir, reference)
@@ -70,7 +86,13 @@ def run_experiment(command: Command, design: Design) -> int:
             for stage in trainings:
                 if stage.key in found:
                     workshop.check_data(stage)
-            cached = finish_stages(study.targets, workshop.store, workdir / "tensorboard", command)
+            cached = finish_stages(
+                study.targets,
+                workshop.store,
+                workdir / "tensorboard",
+                command,
+                workshop.distribution,
+            )
             unpack_logs(trainings, workshop.store, workdir, cached)
             document = study.document(workshop, cached, command.argv, reference)
             reporting.write_experiment(workdir / reporting.EXPERIMENT, document)

@@ -163,6 +163,8 @@ def lottery_config(
     attack_loss_scale: float = 0.0,
     jit_compile: bool = False,
     data_on_device: str = "auto",
+    sync_batch_norm: bool = True,
+    devices: int = 0,
     seed: int = 0,
     deterministic: bool = False,
 ) -> LotteryConfig:
@@ -204,6 +206,10 @@ def lottery_config(
       validation_attack: name; run each epoch, at the training radius, if a network is
         trained adversarially.
       validation_images: how many of the validation images that uses; 0: all.
+      sync_batch_norm: where several devices share a batch, BatchNorm takes its statistics
+        over all of it, as one device does; else each device has its own, and results
+        depend on how many there are.
+      devices: that share a batch; counts only without ``sync_batch_norm``.
       dtype_policy, attack_loss_scale, jit_compile, data_on_device: see
         ``config.TrainConfig``.
       seed, deterministic: see ``config.LotteryConfig``.
@@ -216,6 +222,9 @@ def lottery_config(
       >>> config.train.objective.attack.steps
       10
     """
+    if devices < 0 or (devices == 0 and not sync_batch_norm):
+        allowed = "0 or more" if sync_batch_norm else "their number, with --nosync_batch_norm"
+        raise UsageError.bad_value("devices", devices, allowed)
     natural = objective == search_objective == "natural"
     if normalize is None:
         normalize = natural
@@ -279,6 +288,7 @@ def lottery_config(
             patience=0 if search else patience,
             attack_loss_scale=attack_loss_scale,
             data_on_device=data_on_device,
+            batch_norm_groups=1 if sync_batch_norm else devices,
         )
 
     return LotteryConfig(

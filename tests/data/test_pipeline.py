@@ -176,3 +176,47 @@ def test_even_batch_size(num_examples):
     assert size <= 250
     assert -(-num_examples // size) == number  # no more batches than of 250
     assert number * size - num_examples < number  # less than one image a batch is padding
+
+
+@pytest.mark.parametrize("parts", [2, 3, 8])
+@pytest.mark.parametrize("num_examples", [1, 9, 250, 287, 2001])
+def test_even_batch_size_for_parts(num_examples, parts):
+    size = even_batch_size(num_examples, parts=parts)
+    number = -(-num_examples // (250 * parts))
+    assert size % parts == 0
+    assert size // parts <= 250
+    assert -(-num_examples // size) <= number
+    assert number * size - num_examples < number * parts
+
+
+class TestParts:
+    """Batches cut for several devices are those of one, in the same order."""
+
+    def test_training(self):
+        whole = batches(batch_size=6, augmentation_seed=1)
+        cut = batches(batch_size=6, augmentation_seed=1, parts=3, mine=range(1, 3))
+        assert len(cut) == 2 * len(whole)
+        for number, part in enumerate(cut):
+            batch, place = whole[number // 2], 1 + number % 2
+            assert part.keys() == batch.keys()
+            for key in part:
+                np.testing.assert_array_equal(part[key], batch[key][2 * place : 2 * place + 2])
+
+    def test_evaluation_with_padding(self):
+        whole = list(evaluation_batches(IMAGES, LABELS, 8).as_numpy_iterator())
+        assert whole[-1]["weight"].tolist() == [1] * 7 + [0]
+        for mine in (range(0, 1), range(3, 4), range(1, 3)):
+            cut = evaluation_batches(IMAGES, LABELS, 8, parts=4, mine=mine)
+            expected = [
+                {key: value[2 * place : 2 * place + 2] for key, value in batch.items()}
+                for batch in whole
+                for place in mine
+            ]
+            assert_same(list(cut.as_numpy_iterator()), expected)
+
+    def test_the_number_of_batches_is_known(self):
+        dataset = training_batches(
+            IMAGES, LABELS, batch_size=6, epochs=2, order_seed=0, parts=2, mine=range(2)
+        )
+        assert dataset.cardinality().numpy() == 2 * 3 * 2
+        assert dataset.element_spec["image"].shape == (3, 8, 8, 2)

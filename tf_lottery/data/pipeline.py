@@ -31,14 +31,22 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     return num_examples // batch_size
 
 
-def even_batch_size(num_examples: int, most: int = 250) -> int:
+def even_batch_size(num_examples: int, most: int = 250, parts: int = 1) -> int:
     """The batch size of ``evaluation_batches`` that pads least without more batches.
+
+    Args:
+      num_examples: 1 or more.
+      most: the largest size of a part.
+      parts: equal parts that each batch is to be cut into.
 
     Example:
       >>> even_batch_size(287), even_batch_size(1000), even_batch_size(9)
       (144, 250, 9)
+      >>> even_batch_size(287, parts=2), even_batch_size(9, parts=4)
+      (288, 12)
     """
-    return -(-num_examples // -(-num_examples // most))
+    size = -(-num_examples // -(-num_examples // (most * parts)))
+    return -(-size // parts) * parts
 
 
 def training_batches(
@@ -51,6 +59,8 @@ def training_batches(
     first_epoch: int = 0,
     augmentation_seed: int | None = None,
     with_images: bool = True,
+    parts: int = 1,
+    mine: range = range(1),
 ) -> tf.data.Dataset:
     """The batches of epochs ``first_epoch`` to ``epochs - 1``, one after the other.
 
@@ -68,11 +78,15 @@ def training_batches(
       augmentation_seed: int below 2**31; ``None`` leaves the images as they are.
       with_images: ``False`` leaves ``image`` to ``device.DeviceImages``, and gives it the
         ``draws`` of an augmentation, int32 (batch, 3).
+      parts: how many equal parts each batch is cut into, one a replica; divides
+        ``batch_size``.
+      mine: the parts wanted. They come one after the other, each as a batch of its
+        own; only their images are gathered.
 
     Returns:
-      Of known cardinality, ``steps_per_epoch`` dicts an epoch of: ``image`` float32
-      (batch, height, width, channels) in [0, 1], ``label`` int32 (batch,), ``index``
-      int32 (batch,), the position in ``images``, and ``epoch`` int32 (batch,).
+      Of known cardinality, ``steps_per_epoch * len(mine)`` dicts an epoch of: ``image``
+      float32 (part, height, width, channels) in [0, 1], ``label`` int32 (part,),
+      ``index`` int32 (part,), the position in ``images``, and ``epoch`` int32 (part,).
 
     Raises:
       UsageError: the batch is larger than the training set.
@@ -86,13 +100,13 @@ def training_batches(
         order = tf.random.experimental.stateless_shuffle(
             tf.range(num_examples), seed=tf.stack([tf.cast(order_seed, tf.int64), epoch])
         )
-        order = order[: steps * batch_size]
-        batches = {"index": tf.reshape(order, (steps, batch_size))}
+        order = tf.reshape(order[: steps * batch_size], (steps, batch_size))
+        batches = {"index": _cut(order, parts, mine)}
         if augmentation_seed is not None:
             draws = draw(augmentation_seed, epoch, num_examples, images.shape[1:])
-            batches["draws"] = tf.reshape(tf.gather(draws, order), (steps, batch_size, 3))
+            batches["draws"] = tf.gather(draws, batches["index"])
         # One an example, so that a distributed batch splits like its images.
-        batches["epoch"] = tf.fill((steps, batch_size), tf.cast(epoch, tf.int32))
+        batches["epoch"] = tf.fill(tf.shape(batches["index"]), tf.cast(epoch, tf.int32))
         return tf.data.Dataset.from_tensor_slices(batches)
 
     def fetch(batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -107,22 +121,33 @@ def training_batches(
         tf.data.Dataset.range(first_epoch, epochs)
         .flat_map(one_epoch)
         .map(fetch, num_parallel_calls=_PARALLEL_CALLS, deterministic=True)
-        .apply(tf.data.experimental.assert_cardinality(steps * max(0, epochs - first_epoch)))
+        .apply(
+            tf.data.experimental.assert_cardinality(
+                steps * len(mine) * max(0, epochs - first_epoch)
+            )
+        )
     )
-    return _without_autotune(batches.prefetch(_BATCHES_AHEAD))
+    return _without_autotune(batches.prefetch(_BATCHES_AHEAD * len(mine)))
 
 
-def evaluation_batches(images: np.ndarray, labels: np.ndarray, batch_size: int) -> tf.data.Dataset:
+def evaluation_batches(
+    images: np.ndarray,
+    labels: np.ndarray,
+    batch_size: int,
+    parts: int = 1,
+    mine: range = range(1),
+) -> tf.data.Dataset:
     """All images in order, in full batches: the last one repeats the last image.
 
     Args:
       images: uint8, or float in [0, 1], (n, height, width, channels), n at least 1.
       labels: int (n,).
       batch_size: in images; may exceed n.
+      parts, mine: as of ``training_batches``.
 
     Returns:
-      Dicts of ``image`` float32 (batch, height, width, channels) in [0, 1], ``label``
-      int32 (batch,), ``index`` int32 (batch,), and ``weight`` float32 (batch,): 1 for
+      Dicts of ``image`` float32 (part, height, width, channels) in [0, 1], ``label``
+      int32 (part,), ``index`` int32 (part,), and ``weight`` float32 (part,): 1 for
       an image, 0 for a repetition.
     """
     num_examples = len(images)
@@ -141,10 +166,17 @@ def evaluation_batches(images: np.ndarray, labels: np.ndarray, batch_size: int) 
         }
 
     return _without_autotune(
-        tf.data.Dataset.from_tensor_slices(position.reshape(-1, batch_size))
+        tf.data.Dataset.from_tensor_slices(_cut(position.reshape(-1, batch_size), parts, mine))
         .map(fetch, num_parallel_calls=_PARALLEL_CALLS, deterministic=True)
-        .prefetch(_BATCHES_AHEAD)
+        .prefetch(_BATCHES_AHEAD * len(mine))
     )
+
+
+def _cut(batches: Tensor, parts: int, mine: range) -> Tensor:
+    """(n, batch) -> (n * len(mine), batch / parts): of each batch the wanted parts, in order."""
+    count, size = batches.shape
+    cut = tf.reshape(batches, (count, parts, size // parts))[:, mine.start : mine.stop]
+    return tf.reshape(cut, (count * len(mine), size // parts))
 
 
 def _without_autotune(dataset: tf.data.Dataset) -> tf.data.Dataset:

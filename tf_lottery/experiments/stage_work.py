@@ -61,23 +61,20 @@ def train_network(shop: Workshop, stage: Stage, directory: Path) -> None:
     config: LotteryConfig = stage.runtime["config"]
     training: TrainConfig = stage.runtime["train"]
     spec, data = shop.spec(config), shop.data(config)
-    mixed = training.dtype_policy != "float32"
     logs = None if shop.log_root is None else shop.log_root / slug(stage.label)
     ticket = stage.parents.get("ticket")
-    rows = train(
-        _start(shop, stage, training.dtype_policy),
-        data,
-        training,
-        seed=stage.settings["seed"],
-        directory=directory,
-        augment=config.data.augment,
-        stage=stage.label,
-        log_directory=logs,
-        log_settings=_hparams(stage, training, config),
-        validation_network=spec.build(0) if mixed else None,
-        verbose=None if shop.progress else 0,
-        distance_from=None if ticket is None else searched_kernels(shop, ticket),
-    )
+    start = _start(shop, stage, training.dtype_policy)
+    with shop.distribution.calling({"train": stage.key}):
+        rows = _train(
+            shop,
+            stage,
+            start,
+            directory=directory,
+            log_directory=logs,
+            log_settings=_hparams(stage, training, config),
+            verbose=None if shop.progress else 0,
+            distance_from=None if ticket is None else searched_kernels(shop, ticket),
+        )
     if logs is not None:
         # Packed, or TensorBoard would find each run twice under the work directory. An
         # interrupted training that only had its end to make has written no logs.
@@ -96,6 +93,31 @@ def train_network(shop: Workshop, stage: Stage, directory: Path) -> None:
     )
     files.write_json(directory / "ledger.json", cost.to_json())
     shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+
+
+def train_along(shop: Workshop, stage: Stage) -> None:
+    """What ``train_network`` is in a process that trains with the chief: it leaves nothing."""
+    network = shop.spec(stage.runtime["config"]).build(0, stage.runtime["train"].dtype_policy)
+    _train(shop, stage, wrap(network), directory=None, verbose=0)
+
+
+def _train(shop: Workshop, stage: Stage, start: MaskedNetwork, **options) -> list[dict]:
+    config: LotteryConfig = stage.runtime["config"]
+    training: TrainConfig = stage.runtime["train"]
+    data = shop.data(config)
+    shop.distribution.agree_on(f"the data set {data.name}", data.digest)
+    mixed = training.dtype_policy != "float32"
+    return train(
+        start,
+        data,
+        training,
+        seed=stage.settings["seed"],
+        augment=config.data.augment,
+        stage=stage.label,
+        validation_network=shop.spec(config).build(0) if mixed else None,
+        distribution=shop.distribution,
+        **options,
+    )
 
 
 def evaluate(shop: Workshop, stage: Stage, directory: Path) -> None:

@@ -20,6 +20,7 @@ from tf_lottery.experiments.store import Store
 from tf_lottery.keras import keras, make_deterministic
 from tf_lottery.models import Footprint, footprint, forward_flops
 from tf_lottery.tickets import NetworkSpec, Ticket
+from tf_lottery.training.distribution import Distribution
 
 _KINDS: dict[str, Callable[[Workshop, Stage, Path], None]] = {
     "init": stage_work.initialise,
@@ -42,12 +43,20 @@ class Workshop:
       store: where results of parents are read.
       log_root: TensorBoard logs go to ``<log_root>/<label>``; ``None`` writes none.
       progress: show bars.
+      distribution: devices that trainings share; by default one.
     """
 
-    def __init__(self, store: Store, log_root: Path | None = None, progress: bool = False):
+    def __init__(
+        self,
+        store: Store,
+        log_root: Path | None = None,
+        progress: bool = False,
+        distribution: Distribution | None = None,
+    ):
         self.store = store
         self.log_root = log_root
         self.progress = progress
+        self.distribution = distribution or Distribution()
         self._made: dict[str, OrderedDict[Hashable, Any]] = {}
         # Of every network: a sweep's arms come round again with each replicate, and to build
         # a network takes a second, its numbers a few bytes.
@@ -117,12 +126,14 @@ class Workshop:
 
         Raises:
           DataError, UsageError: the data cannot be had or split as asked.
-          UsageError: a batch is larger than the training set.
+          UsageError: a batch is larger than the training set, or cannot be shared by the
+            devices.
           TicketError: ``ticket`` is for another network.
         """
         data = self.data(config)
         for training in (config.search, config.train, config.ticket_train):
             steps_per_epoch(len(data.train_labels), training.batch_size)
+            self.distribution.check(training)
             if training.validation_images > len(data.validation_labels):
                 raise UsageError.bad_value(
                     "validation_images",
@@ -145,11 +156,23 @@ class Workshop:
         Raises:
           LotteryError: as the work does.
         """
+        self._prepare(stage)
+        _KINDS[stage.kind](self, stage, directory)
+
+    def train_along(self, stage: Stage) -> None:
+        """Takes part in a training that another process, the chief, performs.
+
+        Raises:
+          LotteryError: as the work does.
+        """
+        self._prepare(stage)
+        stage_work.train_along(self, stage)
+
+    def _prepare(self, stage: Stage) -> None:
         config: LotteryConfig = stage.runtime["config"]
         if config.deterministic and self._deterministic != config.seed:
             make_deterministic(config.seed)
             self._deterministic = config.seed
-        _KINDS[stage.kind](self, stage, directory)
 
     def predicted_cost(self, stage: Stage, epochs: int = 0) -> Cost:
         """Passes and FLOPs the stage will take, times 0.

@@ -21,7 +21,7 @@ from tf_lottery.options import evaluation_attack, lottery_config
 _PLACES = (
     "workdir", "store", "data_dir", "ticket", "model_path", "export_dir", "evaluation_dir",
     "eval_batch_size", "verbose", "mode", "reference_csv", "executor", "jobs", "ray_address",
-    "ray_cpus", "ray_gpus", "data_on_device",
+    "ray_cpus", "ray_gpus", "data_on_device", "tpu", "worker_timeout",
 )  # fmt: skip
 
 
@@ -34,6 +34,10 @@ class Execution:
       jobs: stages at a time on this machine.
       ray_address: ``None`` starts a cluster on this machine.
       ray_cpus, ray_gpus: what a stage takes of a Ray cluster.
+      distribute: one of ``config.DISTRIBUTIONS``: what shares each batch of a training.
+      devices: of these; 0: all there are.
+      tpu: name or address of the TPU.
+      worker_timeout: seconds.
     """
 
     executor: str
@@ -41,6 +45,10 @@ class Execution:
     ray_address: str | None
     ray_cpus: int
     ray_gpus: float
+    distribute: str = "none"
+    devices: int = 0
+    tpu: str = "local"
+    worker_timeout: int = 120
 
     def __post_init__(self):
         for flag, count in (("jobs", self.jobs), ("ray_cpus", self.ray_cpus)):
@@ -50,6 +58,19 @@ class Execution:
             raise UsageError.bad_value("ray_gpus", self.ray_gpus, "0 or more")
         if self.ray_address is not None and self.executor != "ray":
             raise UsageError("--ray_address goes with --executor=ray", "ray_address")
+        if self.worker_timeout < 5:
+            raise UsageError.bad_value("worker_timeout", self.worker_timeout, "5 (seconds) or more")
+        if self.devices < 0:
+            raise UsageError.bad_value("devices", self.devices, "0 or more")
+        if self.distribute == "none":
+            if self.devices:
+                raise UsageError("--devices goes with --distribute", "devices")
+        elif self.executor != "local" or self.jobs > 1:
+            raise UsageError(
+                f"--distribute: got {self.distribute!r}, which takes one stage at a time: leave "
+                "out --jobs and --executor",
+                "distribute",
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +177,15 @@ def parse(argv: list[str]) -> Command | str:
         sweeps={name: tuple(FLAGS[name].value) for name in SWEEPS if FLAGS[name].present},
         reference_csv=FLAGS.reference_csv,
         execution=Execution(
-            FLAGS.executor, FLAGS.jobs, FLAGS.ray_address, FLAGS.ray_cpus, FLAGS.ray_gpus
+            FLAGS.executor,
+            FLAGS.jobs,
+            FLAGS.ray_address,
+            FLAGS.ray_cpus,
+            FLAGS.ray_gpus,
+            FLAGS.distribute,
+            FLAGS.devices,
+            FLAGS.tpu,
+            FLAGS.worker_timeout,
         ),
         options=options,
         given=frozenset(name for name in FLAGS if FLAGS[name].present),

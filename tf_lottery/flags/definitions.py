@@ -17,6 +17,7 @@ from tf_lottery.attack_config import NORMS
 from tf_lottery.config import (
     ARCHITECTURES,
     DATA_ON_DEVICE,
+    DISTRIBUTIONS,
     DTYPE_POLICIES,
     EXECUTORS,
     KINDS,
@@ -189,6 +190,35 @@ TOPICS = {
         _flag("string", "ray_address", "Of a running cluster. Default: one on this machine.", None),
         _flag("integer", "ray_cpus", "CPU cores that a stage takes of a Ray cluster.", 1),
         _flag("number", "ray_gpus", "GPUs that a stage takes of a Ray cluster.", 0.0),
+    ],
+    "Many devices (docs/distributed.md)": [
+        _enum(
+            "distribute",
+            DISTRIBUTIONS,
+            "What shares each batch of a training, in mode run. mirrored: this machine's GPUs. "
+            "multiworker: processes, of several machines, that TF_CONFIG or Slurm names. tpu.",
+            "none",
+        ),
+        _flag(
+            "integer",
+            "devices",
+            "How many devices, of all machines together; 0: all. Mirrored without a GPU: so many "
+            "devices are made of the CPU.",
+        ),
+        _flag(
+            "boolean",
+            "sync_batch_norm",
+            "BatchNorm statistics over the whole batch, so that results do not depend on the "
+            "devices. Off: over each device's part; --devices is then part of the result.",
+        ),
+        _flag("string", "tpu", "Name or address of the TPU; local: of this machine.", "local"),
+        _flag(
+            "integer",
+            "worker_timeout",
+            "Multiworker: seconds of silence after which a process counts as lost and the run "
+            "stops.",
+            120,
+        ),
     ],
     "Data": [
         _flag(

@@ -56,14 +56,14 @@ def frozen_logits(network: keras.Model) -> LogitsFn:
         if not inputs or layer.name in renamed:
             continue
         follower = _only_reader(network, readers, layer.name, last)
-        if _is_linear(layer) and _is_plain_batch_norm(follower):
+        if follower is not None and _is_linear(layer) and _is_plain_batch_norm(follower):
             steps.append((layer.name, _folded(layer, follower, inputs[0])))
             renamed[follower.name] = layer.name
         elif _is_plain_batch_norm(layer):
-            relu = _is_plain_relu(follower)
-            steps.append((layer.name, _scaled(layer, inputs[0], relu)))
-            if relu:
-                renamed[follower.name] = layer.name
+            relu = follower if _is_plain_relu(follower) else None
+            steps.append((layer.name, _scaled(layer, inputs[0], relu is not None)))
+            if relu is not None:
+                renamed[relu.name] = layer.name
         else:
             steps.append((layer.name, _called(layer, inputs)))
     (pixels,) = [layer.name for layer in network.layers if not sources[layer.name]]

@@ -164,11 +164,14 @@ class MaskedNetwork:
         return all(bool(tf.reduce_all(mask > 0.5)) for mask in self.masks.values())
 
 
-def wrap(network: keras.Model) -> MaskedNetwork:
+def wrap(network: keras.Model, batch_norm: type | None = None) -> MaskedNetwork:
     """Clones a bare network with tfmot wrappers, all masks one, weights copied.
+
+    Variables are made under the current distribution strategy.
 
     Args:
       network: functional ``tf_keras`` model with uniquely named layers.
+      batch_norm: subclass of ``BatchNormalization`` that the clone has instead.
 
     Raises:
       ValueError: ``network`` is not a functional ``tf_keras`` model, or has no Conv/Dense.
@@ -179,7 +182,10 @@ def wrap(network: keras.Model) -> MaskedNetwork:
         raise ValueError(f"{network.name} has no Conv2D or Dense layer to prune")
 
     def clone(layer):
-        copy = layer.__class__.from_config(layer.get_config())
+        kind = type(layer)
+        if batch_norm is not None and isinstance(layer, keras.layers.BatchNormalization):
+            kind = batch_norm
+        copy = kind.from_config(layer.get_config())
         if not is_prunable(layer):
             return copy
         return tfmot.sparsity.keras.prune_low_magnitude(copy, pruning_schedule=_schedule())

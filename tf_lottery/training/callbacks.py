@@ -19,6 +19,7 @@ import numpy as np
 from tf_lottery import files, weights
 from tf_lottery.errors import NonFiniteError
 from tf_lottery.keras import keras, tf
+from tf_lottery.pruning.masks import MaskedNetwork
 
 
 class NonFiniteGuard(keras.callbacks.Callback):
@@ -28,9 +29,10 @@ class NonFiniteGuard(keras.callbacks.Callback):
       NonFiniteError: names stage, epoch and step (both counted from 1).
     """
 
-    def __init__(self, stage: str):
+    def __init__(self, stage: str, network: keras.Model):
         super().__init__()
         self._stage = stage
+        self._network = network
         self._epoch = 0
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -46,7 +48,7 @@ class NonFiniteGuard(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         # The last update of an epoch is judged by no loss before it is saved.
-        for name, variable in weights.named_variables(self.model.network).items():
+        for name, variable in weights.named_variables(self._network).items():
             if not np.all(np.isfinite(variable.numpy())):
                 raise NonFiniteError(
                     f"{self._stage}: {name} is not finite after the last step of epoch "
@@ -66,7 +68,8 @@ class History(keras.callbacks.Callback):
     older versions have no such key).
 
     Args:
-      path: of the file; rows of an interrupted run are read from it.
+      path: of the file; rows of an interrupted run are read from it. ``None``: there is
+        to be no file.
       rates: learning rate of every step, (epochs * steps_per_epoch,).
       steps_per_epoch: optimizer steps.
       first_epoch: how many of the file's rows stand.
@@ -76,7 +79,7 @@ class History(keras.callbacks.Callback):
 
     def __init__(
         self,
-        path: Path,
+        path: Path | None,
         rates: np.ndarray,
         steps_per_epoch: int,
         first_epoch: int,
@@ -84,13 +87,13 @@ class History(keras.callbacks.Callback):
         input_gradients: Callable[[], dict | None] | None = None,
     ):
         super().__init__()
-        self._path = Path(path)
+        self._path = path
         self._rates = rates
         self._steps_per_epoch = steps_per_epoch
         self._distance = distance
         self._input_gradients = input_gradients
         self.rows: list[dict] = []
-        if first_epoch:
+        if first_epoch and self._path:
             self.rows = json.loads(self._path.read_text())[:first_epoch]
 
     def on_train_begin(self, logs=None):
@@ -130,7 +133,8 @@ class History(keras.callbacks.Callback):
                 ),
             }
         )
-        files.write_json(self._path, self.rows)
+        if self._path:
+            files.write_json(self._path, self.rows)
 
 
 def judged_by(rows: list[dict]) -> str:
@@ -199,16 +203,21 @@ def epoch_file(directory: Path, epoch: int) -> Path:
 class Checkpoint(keras.callbacks.Callback):
     """Saves everything needed to go on after every epoch, and drops what is outdated.
 
-    Variables: kernels and masks (``masked.wrapped``), optimizer slots and step count.
+    Variables: kernels and masks (``masked.wrapped``), optimizer slots and step count. They
+    say nothing of the devices.
     """
 
-    def __init__(self, directory: Path, model, optimizer, history: History, keep=()):
+    def __init__(
+        self, directory: Path, masked: MaskedNetwork, optimizer, history: History, keep=()
+    ):
         super().__init__()
         self._directory = Path(directory)
         self._history = history
         self._keep = set(keep)
         # Not set_model's: restoring happens before fit.
-        self._checkpoint = tf.train.Checkpoint(network=model.masked.wrapped, optimizer=optimizer)
+        self._checkpoint = tf.train.Checkpoint(network=masked.wrapped, optimizer=optimizer)
+        # Made now: during fit it would be made on all devices, of all processes.
+        self._checkpoint.save_counter  # noqa: B018
         self._manager = tf.train.CheckpointManager(
             self._checkpoint, str(self._directory / "checkpoints"), max_to_keep=2
         )
@@ -232,8 +241,15 @@ def finished_epochs(directory: Path) -> int:
     return int(path.rsplit("-", 1)[1]) if path else 0
 
 
-class SyncValidationNetwork(keras.callbacks.Callback):
-    """Copies the trained weights into the float32 twin before each validation."""
+class CopyWeights(keras.callbacks.Callback):
+    """Copies a network's weights into others of its architecture before each validation."""
+
+    def __init__(self, network: keras.Model, *others: keras.Model):
+        super().__init__()
+        self._network = network
+        self._others = others
 
     def on_test_begin(self, logs=None):
-        self.model.validation_network.set_weights(self.model.network.get_weights())
+        values = weights.get_weights(self._network)
+        for other in self._others:
+            weights.set_weights(other, values)

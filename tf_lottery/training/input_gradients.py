@@ -57,12 +57,14 @@ class GradientGuard(keras.callbacks.Callback):
     """Compares after each epoch, and stops a run whose attack half precision has disarmed.
 
     At clean training images: there the attack begins, and there the network is most
-    confident. Belongs after ``SyncValidationNetwork`` and before ``History``.
+    confident. Belongs after ``callbacks.CopyWeights`` and before ``History``.
 
     Attributes:
       measured: what ``compare`` gave after the last epoch; ``None`` before the first.
 
     Args:
+      network: that is trained, in half precision.
+      twin: of the same weights in float32, brought up to date before each validation.
       stage: name used in the error.
       policy: the dtype policy, likewise.
       attack: of the objective.
@@ -77,6 +79,8 @@ class GradientGuard(keras.callbacks.Callback):
 
     def __init__(
         self,
+        network: keras.Model,
+        twin: keras.Model,
         stage: str,
         policy: str,
         attack: AttackConfig,
@@ -86,6 +90,7 @@ class GradientGuard(keras.callbacks.Callback):
         jit_compile: bool,
     ):
         super().__init__()
+        self._networks = network, twin
         self._stage = stage
         self._policy = policy
         self._loss = LOSSES[attack.loss]
@@ -96,8 +101,9 @@ class GradientGuard(keras.callbacks.Callback):
         self.measured: dict[str, float | None] | None = None
 
     def on_train_begin(self, logs=None):
-        self._half = self._gradient(self.model.network, self._scale)
-        self._full = self._gradient(self.model.validation_network, 1.0)
+        network, twin = self._networks
+        self._half = self._gradient(network, self._scale)
+        self._full = self._gradient(twin, 1.0)
 
     def _gradient(self, network, scale):
         @tf.function(jit_compile=self._jit_compile)
@@ -116,7 +122,7 @@ class GradientGuard(keras.callbacks.Callback):
             function(self._images, self._labels).numpy() for function in (self._half, self._full)
         )
         self.measured = compare(half, full)
-        lost = self.measured["lost"]
+        lost = self.measured["lost"] or 0.0
         if lost > MOST_LOST:
             scale = "" if self._scale is None else f" --attack_loss_scale={self._scale:g} and"
             remedy = "" if self._scale is None else "leave --attack_loss_scale out, or "

@@ -56,6 +56,11 @@ class LotteryModel(keras.Model):
         self.validation_attack = validation_attack
         self.validation_network = validation_network or masked.network
         self.fetch = fetch
+        # Under a distribution strategy each replica has its part of the batch. The
+        # optimizer sums the gradients of all, each of which is therefore a share of the
+        # mean's; metrics are summed where they are kept.
+        self._replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        self.distribute_reduction_method = "first"
         # A dense run need not pay for multiplying by ones.
         self._multipliers = (
             [None] * len(self.network.trainable_variables)
@@ -85,10 +90,11 @@ class LotteryModel(keras.Model):
         with tf.GradientTape() as tape:
             logits = self.network(x, training=True)
             loss = self.objective.loss(logits, y)
-            scaled = self._scale(loss)
+            scaled = self._scale(loss / self._replicas)
         gradients = self._unscale(tape.gradient(scaled, variables))
+        decay = self.weight_decay / self._replicas
         gradients = [
-            gradient + self.weight_decay * variable if self.weight_decay else gradient
+            gradient + decay * variable if decay else gradient
             for gradient, variable in zip(gradients, variables, strict=True)
         ]
         self.optimizer.apply_gradients(

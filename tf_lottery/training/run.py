@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +30,7 @@ from tf_lottery.objectives import make_objective
 from tf_lottery.pruning.masks import MaskedNetwork
 from tf_lottery.training import callbacks
 from tf_lottery.training.distance import RelativeDistance
+from tf_lottery.training.distribution import Distribution
 from tf_lottery.training.input_gradients import GradientGuard
 from tf_lottery.training.model import LotteryModel
 from tf_lottery.training.schedules import RateTable, learning_rates
@@ -96,7 +99,7 @@ def train(
     config: TrainConfig,
     *,
     seed: int,
-    directory: Path,
+    directory: Path | None,
     augment: bool = False,
     stage: str = "training",
     log_directory: Path | None = None,
@@ -104,6 +107,7 @@ def train(
     validation_network: keras.Model | None = None,
     verbose: int | None = None,
     distance_from: Mapping[str, np.ndarray] | None = None,
+    distribution: Distribution | None = None,
 ) -> list[dict]:
     """Trains ``masked`` in place and leaves the results in ``directory``.
 
@@ -118,7 +122,8 @@ def train(
       data: training and validation images.
       config: epochs, objective, schedule.
       seed: root seed; the order, augmentation and attack seeds derive from it.
-      directory: existing directory that belongs to this run.
+      directory: existing directory that belongs to this run; ``None`` in the processes
+        that train with the chief, see ``distribution``.
       augment: random crops and flips of the training images.
       stage: name used in error messages.
       log_directory: TensorBoard event files go here; ``None`` writes none.
@@ -127,6 +132,8 @@ def train(
       verbose: as in Keras ``fit``; ``None``: a bar on a terminal, else a line an epoch.
       distance_from: kernels by layer name to which every row of the history gives the
         relative distance, see ``RelativeDistance``.
+      distribution: devices that share each batch; by default one. Of several processes
+        all call this at the same time; the chief's weights, masks and checkpoint count.
 
     Returns:
       The history, a row for each epoch trained: see ``callbacks.History``.
@@ -136,103 +143,119 @@ def train(
       PrecisionError: half precision lost the attack's gradients.
       UsageError: the batch is larger than the training set, the device has no room for
         the images, or the run stopped early, before an epoch of ``config.keep_epochs``.
+      LostWorkerError: another process ended.
       ValueError: ``distance_from`` does not fit the network.
     """
-    directory = Path(directory)
     if config.dtype_policy != "float32" and validation_network is None:
         raise ValueError("a mixed dtype policy needs a float32 validation_network")
+    distribution = distribution or Distribution()
+    distribution.check(config)
+    if not distribution.chief:
+        directory = log_directory = None
     steps = steps_per_epoch(len(data.train_labels), config.batch_size)
-    first_epoch = callbacks.finished_epochs(directory)
-    on_device = device_images(data.train_images, config.data_on_device)
-    model = make_training_model(masked, config, seed, validation_network, on_device)
-    optimizer = make_optimizer(config, steps)
-    optimizer.build(masked.network.trainable_variables)
-    model.compile(optimizer=optimizer, jit_compile=config.jit_compile)
-
+    first_epoch = callbacks.finished_epochs(directory) if directory else 0
     rates = learning_rates(config.schedule, config.epochs, steps)
     distance = None if distance_from is None else RelativeDistance(distance_from, masked.kernels)
-    guard = _gradient_guard(config, data, stage)
+    guard = _gradient_guard(config, data, stage, masked.network, validation_network)
+    path = directory / "history.json" if directory else None
     history = callbacks.History(
-        directory / "history.json",
+        path,
         rates,
         steps,
         first_epoch,
         distance,
         None if guard is None else lambda: guard.measured,
     )
-    keep = config.keep_epochs
-    checkpoint = callbacks.Checkpoint(directory, model, optimizer, history, keep)
-    used = [
-        callbacks.NonFiniteGuard(stage),
-        *([] if guard is None else [guard]),
-        history,
-        callbacks.StopEarly(history, config.patience),
-        callbacks.KeepWeights(directory, masked.network, history, keep),
-        checkpoint,
-    ]
-    if first_epoch:
-        checkpoint.restore()
-    if validation_network is not None:
-        used.insert(0, callbacks.SyncValidationNetwork())
-    if log_directory is not None:
-        if not first_epoch:  # what lies there is of another run
-            shutil.rmtree(log_directory, ignore_errors=True)
-        used.insert(
-            -1,
-            TensorBoardLog(
-                log_directory,
-                history,
-                data.validation_images,
-                data.validation_labels,
-                log_settings or {},
-                config.epochs,
-            ),
-        )
+    with distribution.failures():
+        first_epoch, history.rows = distribution.tell([first_epoch, history.rows])
+        placed = distribution.place(masked, config.batch_norm_groups)
+        twin = validation_network and distribution.twin(validation_network)
+        with distribution.scope():
+            on_device = device_images(
+                data.train_images, distribution.data_on_device(config.data_on_device)
+            )
+            model = make_training_model(placed, config, seed, twin, on_device)
+            optimizer = make_optimizer(config, steps)
+            optimizer.build(placed.network.trainable_variables)
+            model.compile(optimizer=optimizer, jit_compile=config.jit_compile)
 
-    shown = config.validation_images or len(data.validation_labels)
-    # A process may have died right after the epoch that decided to stop.
-    if first_epoch < config.epochs and not callbacks.stopped_early(history.rows, config.patience):
-        model.fit(
-            training_batches(
-                data.train_images,
-                data.train_labels,
-                batch_size=config.batch_size,
-                first_epoch=first_epoch,
+        used = [
+            *_copies(placed, masked, config, validation_network, twin),
+            callbacks.NonFiniteGuard(stage, masked.network),
+            *([] if guard is None else [guard]),
+            history,
+            callbacks.StopEarly(history, config.patience),
+        ]
+        if directory:
+            keep = config.keep_epochs
+            used.append(callbacks.KeepWeights(directory, masked.network, history, keep))
+            if log_directory is not None:
+                if not first_epoch:  # what lies there is of another run
+                    shutil.rmtree(log_directory, ignore_errors=True)
+                used.append(
+                    TensorBoardLog(
+                        log_directory,
+                        history,
+                        masked,
+                        validation_network or masked.network,
+                        data.validation_images,
+                        data.validation_labels,
+                        log_settings or {},
+                        config.epochs,
+                    )
+                )
+            checkpoint = callbacks.Checkpoint(directory, masked, optimizer, history, keep)
+            used.append(checkpoint)
+            if first_epoch:
+                checkpoint.restore()
+        if first_epoch:
+            distribution.resume(masked, placed, optimizer)
+
+        # A process may have died right after the epoch that decided to stop.
+        stopped = callbacks.stopped_early(history.rows, config.patience)
+        if first_epoch < config.epochs and not stopped:
+            training, validation = _batches(
+                data, config, seed, augment, first_epoch, distribution, on_device is None
+            )
+            shown = (1 if sys.stdout.isatty() else 2) if verbose is None else verbose
+            model.fit(
+                training,
                 epochs=config.epochs,
-                order_seed=derive_seed(seed, "order"),
-                augmentation_seed=derive_seed(seed, "augmentation") if augment else None,
-                with_images=on_device is None,
-            ),
-            epochs=config.epochs,
-            initial_epoch=first_epoch,
-            steps_per_epoch=steps,
-            validation_data=evaluation_batches(
-                data.validation_images[:shown],
-                data.validation_labels[:shown],
-                even_batch_size(shown),
-            ),
-            callbacks=used,
-            verbose=(1 if sys.stdout.isatty() else 2) if verbose is None else verbose,
-        )
+                initial_epoch=first_epoch,
+                steps_per_epoch=steps,
+                **validation,
+                callbacks=used,
+                verbose=shown,
+            )
 
-    if len(history.rows) < max(keep, default=0):
+    if len(history.rows) < max(config.keep_epochs, default=0):
         raise UsageError.bad_value(
             "rewind_epoch",
-            max(keep),
+            max(config.keep_epochs),
             f"at most {len(history.rows)}: {stage} ended there by --patience={config.patience}",
         )
-    weights.write_arrays(directory / "final.npz", weights.get_weights(masked.network))
-    best = callbacks.best_epoch(history.rows)
-    _place(callbacks.epoch_file(directory, best), directory / "best.npz", copy=best in keep)
+    if directory:
+        weights.write_arrays(directory / "final.npz", weights.get_weights(masked.network))
+        best = callbacks.best_epoch(history.rows)
+        kept = callbacks.epoch_file(directory, best)
+        _place(kept, directory / "best.npz", copy=best in config.keep_epochs)
     return history.rows
 
 
-def _gradient_guard(config: TrainConfig, data: ImageData, stage: str) -> GradientGuard | None:
+def _gradient_guard(
+    config: TrainConfig,
+    data: ImageData,
+    stage: str,
+    network: keras.Model,
+    twin: keras.Model | None,
+) -> GradientGuard | None:
     """What watches the attack of a half-precision training; nothing else needs it."""
     attack = config.objective.attack
-    if attack is None or config.dtype_policy == "float32":
+    if attack is None or twin is None or config.dtype_policy == "float32":
         return None
     return GradientGuard(
+        network,
+        twin,
         stage,
         config.dtype_policy,
         attack,
@@ -241,6 +264,59 @@ def _gradient_guard(config: TrainConfig, data: ImageData, stage: str) -> Gradien
         data.train_labels,
         config.jit_compile,
     )
+
+
+def _copies(
+    placed: MaskedNetwork,
+    masked: MaskedNetwork,
+    config: TrainConfig,
+    validation_network: keras.Model | None,
+    twin: keras.Model | None,
+) -> list[keras.callbacks.Callback]:
+    """What copies the weights before each validation, from where they are trained."""
+    found = []
+    if placed is not masked:
+        found.append(callbacks.CopyWeights(placed.network, masked.network))
+    others = [validation_network, twin] if validation_network is not None else []
+    if config.batch_norm_groups > 1:
+        # Replicas with BatchNorm averages of their own go on from the mean of them, which
+        # is what is validated and kept.
+        others.append(placed.network)
+    if others:
+        found.append(callbacks.CopyWeights(masked.network, *others))
+    return found
+
+
+def _batches(
+    data: ImageData,
+    config: TrainConfig,
+    seed: int,
+    augment: bool,
+    first_epoch: int,
+    distribution: Distribution,
+    with_images: bool,
+) -> tuple[Any, dict[str, Any]]:
+    """The training batches, and the arguments of ``fit`` that are about validation."""
+    training = functools.partial(
+        training_batches,
+        data.train_images,
+        data.train_labels,
+        batch_size=config.batch_size,
+        first_epoch=first_epoch,
+        epochs=config.epochs,
+        order_seed=derive_seed(seed, "order"),
+        augmentation_seed=derive_seed(seed, "augmentation") if augment else None,
+        with_images=with_images,
+    )
+    used = config.validation_images or len(data.validation_labels)
+    size = even_batch_size(used, parts=distribution.replicas)
+    validation = functools.partial(
+        evaluation_batches, data.validation_images[:used], data.validation_labels[:used], size
+    )
+    return distribution.batches(training), {
+        "validation_data": distribution.batches(validation),
+        "validation_steps": -(-used // size),
+    }
 
 
 def _place(source: Path, target: Path, copy: bool) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from tensorboard.plugins.hparams import api as hparams
 
 from tf_lottery.keras import keras, tf
+from tf_lottery.pruning.masks import MaskedNetwork
 
 _PICTURES = 8
 _PICTURE_SIDE = 96  # pixels; small images are enlarged by a whole factor
@@ -22,16 +23,30 @@ class TensorBoardLog(keras.callbacks.Callback):
     Args:
       directory: of the event files; ``<workdir>/tensorboard/<stage>``.
       history: the run's ``History``; its last row becomes the scalars.
+      masked: the network as trained so far.
+      validation_network: its float32 twin, or the network itself.
       images: uint8 (n, h, w, c), the first few are attacked and shown.
       labels: int (n,).
       settings: flat mapping for the HParams table; values str, bool, int or float.
       epochs: of the whole run, if it does not end early.
     """
 
-    def __init__(self, directory: Path, history, images, labels, settings: dict, epochs: int):
+    def __init__(
+        self,
+        directory: Path,
+        history,
+        masked: MaskedNetwork,
+        validation_network: keras.Model,
+        images,
+        labels,
+        settings: dict,
+        epochs: int,
+    ):
         super().__init__()
         self._directory = Path(directory)
         self._history = history
+        self._masked = masked
+        self._validation_network = validation_network
         self._images = images[:_PICTURES].astype(np.float32) / 255
         self._labels = labels[:_PICTURES].astype(np.int32)
         self._settings = settings
@@ -41,7 +56,7 @@ class TensorBoardLog(keras.callbacks.Callback):
         self._writer = tf.summary.create_file_writer(str(self._directory))
         with self._writer.as_default(step=0):
             hparams.hparams(self._settings, trial_id=self._directory.name)
-            for name, mask in self.model.masked.masks.items():
+            for name, mask in self._masked.masks.items():
                 tf.summary.scalar(f"density/{name}", tf.reduce_mean(mask))
 
     def on_epoch_end(self, epoch, logs=None):
@@ -69,8 +84,8 @@ class TensorBoardLog(keras.callbacks.Callback):
         self._writer.close()
 
     def _kernels(self):
-        for name, kernel in self.model.masked.kernels.items():
-            mask = self.model.masked.masks[name] > 0.5
+        for name, kernel in self._masked.kernels.items():
+            mask = self._masked.masks[name] > 0.5
             tf.summary.histogram(f"kernel/{name}", tf.boolean_mask(kernel, mask))
 
     def _pictures(self):
@@ -78,7 +93,7 @@ class TensorBoardLog(keras.callbacks.Callback):
             return
         clean = tf.constant(self._images)
         attacked = self.model.validation_attack(
-            lambda x: self.model.validation_network(x, training=False), clean, self._labels, 0
+            lambda x: self._validation_network(x, training=False), clean, self._labels, 0
         )
         tf.summary.image("images/clean_above_adversarial", _strip(clean, attacked))
 
