@@ -92,6 +92,8 @@ SAMPLES = {
     "attack_loss_scale": ("1024", 1024.0),
     "jit_compile": ("true", True),
     "data_on_device": ("on", "on"),
+    "sync_batch_norm": ("true", True),
+    "devices": ("2", 2),
     "seed": ("4", 4),
     "deterministic": ("true", True),
 }
@@ -104,11 +106,12 @@ def test_the_samples_cover_every_option():
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_flag_sets_its_option_alone(name):
     text, value = SAMPLES[name]
-    command = flags.parse([f"--{name}={text}"])
+    together = ["--distribute=mirrored"] if name == "devices" else []
+    command = flags.parse([f"--{name}={text}", *together])
     expected = {**definitions.DEFAULTS, name: value}
     expected = {k: tuple(v) if isinstance(v, list) else v for k, v in expected.items()}
     assert command.options == expected
-    assert command.given == {name}
+    assert command.given == {name} | ({"distribute"} if together else set())
 
 
 def test_parsing_forgets_the_previous_command_line():

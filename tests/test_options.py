@@ -192,11 +192,12 @@ BAD = {
     "dtype_policy": "float16",
     "attack_loss_scale": -1.0,
     "data_on_device": "maybe",
+    "devices": -1,
     "seed": -1,
 }
 FREE = {
     "data_dir", "augment", "normalize", "random_start", "eval_random_start", "jit_compile",
-    "deterministic",
+    "deterministic", "sync_batch_norm",
 }  # fmt: skip
 
 
