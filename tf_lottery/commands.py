@@ -17,8 +17,8 @@ from pathlib import Path
 from tf_lottery import experiment_commands, files
 from tf_lottery.errors import StoreError, UsageError
 from tf_lottery.execution import finish_stages, make_places
-from tf_lottery.experiments.paper import SWEEPS
 from tf_lottery.flags import Command
+from tf_lottery.flags.effects import refuse_idle_flags
 
 
 def execute(command: Command) -> int:
@@ -27,6 +27,7 @@ def execute(command: Command) -> int:
     Raises:
       LotteryError: see ``tf_lottery.errors``.
     """
+    refuse_idle_flags(command)
     with files.disk_errors("workdir", command.workdir):
         return _MODES[command.mode](command)
 
@@ -65,18 +66,11 @@ def _silent_stderr() -> Iterator[None]:
             os.close(kept)
 
 
-def _refuse_flags_of_experiments(command: Command) -> None:
-    for name in ("replicates", "reference_csv", *SWEEPS):
-        if name in command.given:
-            raise UsageError(f"--{name} goes with --experiment, which is not given", name)
-
-
 def _run(command: Command) -> int:
-    if command.experiment:
+    if command.experiment is not None:
         design = experiment_commands.make_design(command)
         _start_tensorflow(command.verbose)
         return experiment_commands.run_experiment(command, design)
-    _refuse_flags_of_experiments(command)
     config = command.config()  # bad flags are told before seconds go by
     _start_tensorflow(command.verbose)
     from tf_lottery import reporting
@@ -145,11 +139,10 @@ def _tell_places(workdir: Path, document: dict) -> None:
 
 
 def _plan(command: Command) -> int:
-    if command.experiment:
+    if command.experiment is not None:
         design = experiment_commands.make_design(command)
         _start_tensorflow(command.verbose)
         return experiment_commands.plan_experiment(command, design)
-    _refuse_flags_of_experiments(command)
     config = command.config()
     _start_tensorflow(command.verbose)
     from tf_lottery.experiments.plan import plan, plan_text
@@ -269,7 +262,12 @@ def _report(command: Command) -> int:
 
     workdir = Path(command.workdir)
     if (workdir / EXPERIMENT).exists():
-        return experiment_commands.report_experiment(workdir)
+        return experiment_commands.report_experiment(command, _start_tensorflow)
+    if command.reference_csv is not None:
+        raise UsageError(
+            f"--reference_csv goes with an experiment, {workdir} holds none: leave it out",
+            "reference_csv",
+        )
     document = reporting.read_results(workdir / "results.json")
     reporting.write_report(workdir)
     print(reporting.table(document))

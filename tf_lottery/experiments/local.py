@@ -25,7 +25,7 @@ def is_finished(store: Store, stage: Stage) -> bool:
     """True if the stage is finished and its result can be used.
 
     Raises:
-      StoreError: its manifest is damaged or was written by a newer version.
+      StoreError: its manifest is damaged or was written by another version.
     """
     if not store.has(stage):
         return False
@@ -49,13 +49,13 @@ def run_stages(
       For each stage key whether it was found finished.
 
     Raises:
+      StoreError: a finished stage cannot be used; told before anything is run.
       LotteryError: as the work does; finished stages stay, and running again
         goes on with the one that failed.
     """
     stages = in_order(targets)
-    cached = {}
+    cached = {stage.key: is_finished(worker.store, stage) for stage in stages}
     for number, stage in enumerate(stages, 1):
-        cached[stage.key] = is_finished(worker.store, stage)
         if cached[stage.key]:
             continue
         announce(f"[{number}/{len(stages)}] {stage.label}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,12 +11,14 @@ from functools import cached_property
 import tf_lottery
 from tf_lottery.config import LotteryConfig, settings
 from tf_lottery.experiments import provenance, rows
+from tf_lottery.experiments.ledger import training_cost
 from tf_lottery.experiments.paper.definition import Arm, FigureSpec
 from tf_lottery.experiments.paper.design import Design
 from tf_lottery.experiments.stage import Stage, in_order
 from tf_lottery.experiments.work import Workshop
 from tf_lottery.lottery import Entry, make_entry
 from tf_lottery.options import evaluation_attack
+from tf_lottery.reporting.experiment import lay_over
 from tf_lottery.training.callbacks import best_epoch
 
 _TRANSFER_ATTACK = "pgd20"
@@ -87,9 +88,21 @@ class Study:
 
     @property
     def baselines(self) -> list[Stage]:
-        """The dense trainings that costs are compared with, one a seed; may be empty."""
-        name = self.experiment.baseline
-        return [] if name is None else [self.cells[name, s].entry.train for s in self.seeds]
+        """The dense trainings that costs are compared with, in every seed; may be none."""
+        names = dict.fromkeys(filter(None, map(self.baseline, self.design.arms)))
+        return [self.cells[name, seed].entry.train for seed in self.seeds for name in names]
+
+    def baseline(self, arm: Arm) -> str | None:
+        """Name of the arm that the costs of ``arm`` are compared with."""
+        return arm.baseline or self.experiment.baseline
+
+    def counted_flops(self, workshop: Workshop) -> int:
+        """FLOPs of a dense training of every network in every seed, which are not run."""
+        each = {}
+        for config in self.design.configs.values():
+            images, flops = len(workshop.data(config).train_labels), workshop.forward_flops(config)
+            each[workshop.spec(config)] = training_cost(config.train, images, flops).flops
+        return len(self.seeds) * sum(each.values())
 
     def document(
         self,
@@ -109,7 +122,7 @@ class Study:
         first = self.design.configs[self.design.arms[0].name]
         attacks = {a.name: a for config in self.design.configs.values() for a in config.attacks}
         validated = first.ticket_train.validation_images
-        return {
+        document = {
             "format": 1,
             "package_version": tf_lottery.__version__,
             "command": list(command),
@@ -129,18 +142,19 @@ class Study:
             "scale": self.design.scale,
             "seeds": self.seeds,
             "attacks": [settings(attack) for attack in attacks.values()],
-            "arms": [self._arm(arm, workshop, reference) for arm in self.design.arms],
+            "arms": [self._arm(arm, workshop) for arm in self.design.arms],
             "baseline": self.experiment.baseline,
             "claims": [dataclasses.asdict(claim) for claim in self.design.claims],
             "figures": [_figure(spec, self.design.arms) for spec in self.experiment.figures],
             "transfer": self._transferred(workshop),
-            "reference": reference,
+            "reference": None,
             "ledger": self._ledger(workshop, cached),
         }
+        return lay_over(document, reference)
 
-    def _arm(self, arm: Arm, workshop: Workshop, reference: dict | None) -> dict:
+    def _arm(self, arm: Arm, workshop: Workshop) -> dict:
         config = self.design.configs[arm.name]
-        return {
+        found = {
             "name": arm.name,
             "kind": arm.kind,
             "series": arm.series or arm.name,
@@ -148,30 +162,20 @@ class Study:
             "model": config.model.label,
             "sparsity": 0.0 if arm.kind == "dense" else config.prune.sparsity,
             "reference": arm.reference,
-            "published": {**self._published(arm, reference), **arm.published},
-            "runs": [self._run(arm.name, seed, workshop) for seed in self.seeds],
+            "published": dict(arm.published),
+            "runs": [self._run(arm, seed, workshop) for seed in self.seeds],
         }
+        return found if arm.baseline is None else {**found, "baseline": arm.baseline}
 
-    def _published(self, arm: Arm, reference: dict | None) -> dict[str, float]:
-        """What the published curve says of the sweeps' measures after given epochs."""
-        curve = (reference or {"runs": {}})["runs"].get(arm.reference, [])
-        found = {}
-        for figure in self.experiment.figures:
-            for measure in figure.measures if figure.form == "sweep" else ():
-                at = re.fullmatch(r"validation_(natural|robust)@(\d+)", measure)
-                rows_at = [row for row in curve if at and row["epoch"] == int(at[2])]
-                if at and rows_at and rows_at[0][at[1]] is not None:
-                    found[measure] = rows_at[0][at[1]]
-        return found
-
-    def _run(self, arm: str, seed: int, workshop: Workshop) -> dict:
-        cell = self.cells[arm, seed]
+    def _run(self, arm: Arm, seed: int, workshop: Workshop) -> dict:
+        cell = self.cells[arm.name, seed]
         history = workshop.history(cell.entry.train)
         own = rows.costs(cell.entry, workshop)
-        ratios: dict[str, float | None] = {}
-        pays = None
-        if self.experiment.baseline is not None:
-            dense = self.cells[self.experiment.baseline, seed].entry
+        pays, name = None, self.baseline(arm)
+        if name is None:
+            ratios = rows.against_counted(own, len(history), cell.config.train.epochs)
+        else:
+            dense = self.cells[name, seed].entry
             baseline = rows.costs(dense, workshop)
             theirs = workshop.history(dense.train)
             ratios = rows.against_baseline(own, history, baseline, theirs)
