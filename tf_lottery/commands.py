@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 from tf_lottery import experiment_commands, files
 from tf_lottery.errors import StoreError, UsageError
 from tf_lottery.execution import finish_stages, make_places
-from tf_lottery.experiments.paper import SWEEPS
 from tf_lottery.flags import Command
+from tf_lottery.flags.effects import refuse_idle_flags
 
 if TYPE_CHECKING:
     from tf_lottery.config import LotteryConfig
@@ -35,6 +35,7 @@ def execute(command: Command) -> int:
     Raises:
       LotteryError: see ``tf_lottery.errors``.
     """
+    refuse_idle_flags(command)
     if command.execution.distribute != "none" and command.mode not in ("run", "plan"):
         raise UsageError(
             f"--distribute goes with --mode=run, which trains, got --mode={command.mode}",
@@ -100,17 +101,10 @@ def _silent_stderr() -> Iterator[None]:
             os.close(kept)
 
 
-def _refuse_flags_of_experiments(command: Command) -> None:
-    for name in ("replicates", "reference_csv", *SWEEPS):
-        if name in command.given:
-            raise UsageError(f"--{name} goes with --experiment, which is not given", name)
-
-
 def _run(command: Command) -> int:
-    if command.experiment:
+    if command.experiment is not None:
         design = experiment_commands.make_design(command)
         return experiment_commands.run_experiment(command, design, _start_devices(command))
-    _refuse_flags_of_experiments(command)
     config = command.config()  # bad flags are told before seconds go by
     distribution = _start_devices(command)
     from tf_lottery.experiments.following import agree_on_targets, follow
@@ -202,11 +196,10 @@ def _tell_places(workdir: Path, document: dict) -> None:
 
 
 def _plan(command: Command) -> int:
-    if command.experiment:
+    if command.experiment is not None:
         design = experiment_commands.make_design(command)
         _start_tensorflow(command.verbose)
         return experiment_commands.plan_experiment(command, design)
-    _refuse_flags_of_experiments(command)
     config = command.config()
     _start_tensorflow(command.verbose)
     from tf_lottery.experiments.plan import plan, plan_text
@@ -326,7 +319,12 @@ def _report(command: Command) -> int:
 
     workdir = Path(command.workdir)
     if (workdir / EXPERIMENT).exists():
-        return experiment_commands.report_experiment(workdir)
+        return experiment_commands.report_experiment(command, _start_tensorflow)
+    if command.reference_csv is not None:
+        raise UsageError(
+            f"--reference_csv goes with an experiment, {workdir} holds none: leave it out",
+            "reference_csv",
+        )
     document = reporting.read_results(workdir / "results.json")
     reporting.write_report(workdir)
     print(reporting.table(document))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import textwrap
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 def make_design(command: Command) -> Design:
     """The design of the command line, checked; ``UsageError`` names what is wrong with it."""
     return Design(
-        find_experiment(command.experiment or ""),
+        find_experiment("" if command.experiment is None else command.experiment),
         command.options,
         command.given,
         command.sweeps,
@@ -57,17 +58,8 @@ def run_experiment(command: Command, design: Design, distribution: Distribution)
 def _lead_experiment(command: Command, design: Design, study: Study, workshop: Workshop) -> int:
     from tf_lottery.experiments.comparison import unpack_logs
     from tf_lottery.reporting import experiment as reporting
-    from tf_lottery.reporting.reference import read_reference
 
-    reference: dict | None = None
-    if command.reference_csv:
-        runs = [arm.reference for arm in design.arms if arm.reference]
-        if not runs:
-            print(
-                f"no arm of {study.experiment.source} has a curve among the authors' at these "
-                "settings: --reference_csv is not used"
-            )
-        reference = read_reference(command.reference_csv, runs)
+    reference = _reference(command, [arm.reference for arm in design.arms], study.experiment.source)
     workdir = Path(command.workdir)
     _check_workdir(workdir, design)
     if design.scale:
@@ -125,6 +117,27 @@ def _finished(study: Study, store: Store, workdir: Path, reference: dict | None)
     return document if len(store.finished(stages)) == len(stages) else None
 
 
+def _reference(command: Command, runs: Iterable[str | None], source: str) -> dict | None:
+    """The published curves of ``--reference_csv``; ``None`` without that flag.
+
+    Args:
+      command: with the flag.
+      runs: name of each arm's run among the curves; ``None`` where it has none.
+      source: of the experiment, such as ``Fig. 5``.
+    """
+    from tf_lottery.reporting.reference import read_reference
+
+    if not command.reference_csv:
+        return None
+    wanted = [run for run in runs if run]
+    if not wanted:
+        print(
+            f"no arm of {source} has a curve among the authors' at these settings: "
+            "--reference_csv is not used"
+        )
+    return read_reference(command.reference_csv, wanted)
+
+
 def _width() -> int:
     return min(100, shutil.get_terminal_size().columns)
 
@@ -173,22 +186,42 @@ def plan_experiment(command: Command, design: Design) -> int:
     from tf_lottery.experiments.work import Workshop
 
     study = Study(design)
+    _reference(command, [arm.reference for arm in design.arms], study.experiment.source)
     workshop = Workshop(open_store(command.store, read_only=True))
     for config in design.configs.values():
         workshop.check(config)
     print(f"{study.experiment.source}: {study.experiment.title}")
     if design.scale:
         print(textwrap.fill(design.scale, _width()))
-    print(plan_text(plan(study.targets, workshop), study.baselines, command.execution.jobs))
+    planned, counted = plan(study.targets, workshop), study.counted_flops(workshop)
+    print(plan_text(planned, study.baselines, command.execution.jobs, counted))
     return 0
 
 
-def report_experiment(workdir: Path) -> int:
-    """Writes the report anew from ``experiment.json``."""
+def report_experiment(command: Command, start_tensorflow: Callable[[bool], None]) -> int:
+    """Writes the report anew from ``experiment.json``.
+
+    Args:
+      command: ``--reference_csv`` puts its curves in the place of those that the results
+        hold; an empty one takes them away.
+      start_tensorflow: called if TensorBoard's pictures are to be written, with
+        ``--verbose``.
+    """
     from tf_lottery.reporting import experiment as reporting
 
-    document = reporting.read_experiment(workdir / reporting.EXPERIMENT)
+    workdir = Path(command.workdir)
+    path = workdir / reporting.EXPERIMENT
+    document = reporting.read_experiment(path)
+    if command.reference_csv is not None:
+        runs = [arm["reference"] for arm in document["arms"]]
+        reference = _reference(command, runs, document["experiment"]["source"])
+        with files.locked(workdir / ".lock"):  # a run may be adding a replicate
+            document = reporting.lay_over(reporting.read_experiment(path), reference)
+            reporting.write_experiment(path, document)
     reporting.write_experiment_report(workdir)
+    if command.reference_csv is not None and (workdir / "tensorboard" / "report").is_dir():
+        start_tensorflow(command.verbose)
+        _log_figures(workdir)
     print(reporting.experiment_table(document))
     print()
     print(f"report        {workdir / 'report.html'}")

@@ -227,6 +227,34 @@ def test_flagfiles(path):
         assert f"--{sweep.flag}=" in text
 
 
+def test_what_curves_say_after_an_epoch_is_not_declared():
+    # ``lay_over`` takes such values for the curves' own and replaces them.
+    for name in PROMISED:
+        for arm in design(f"--experiment={name}").arms:
+            assert not [word for word in arm.published if word.startswith("validation")]
+
+
+def test_the_longest_search_stands_for_the_longest_published_one():
+    def runs(*arguments):
+        arms = design("--experiment=search_epochs", *arguments).arms
+        return {
+            arm.name.removeprefix("boosting, search of "): arm.reference
+            for arm in arms
+            if arm.kind == "boosting"
+        }
+
+    whole = runs()
+    assert whole["1"] == "fgsm_steps/1/init_enhance_madry_m0.01_warmup0.1_nn"
+    assert whole["40"] == "fgsm_steps/40/init_enhance_madry_m0.01_warmup0.1_nn"
+    assert whole["100"] == "nat_fgsm_madry/fgsm/init_enhance_madry_m0.01_warmup0.1_nn"
+    # However long the retraining is: 4 of 20 epochs of search are 20 of 100.
+    small = runs("--epochs=5", "--sweep_search_epochs=1,4,10,20")
+    assert small == {
+        "1": whole["1"], "4": whole["20"], "20": whole["100"],
+        "10": "fgsm_steps/50/init_enhance_madry_m0.01_warmup0.1_nn",
+    }  # fmt: skip
+
+
 def test_every_sweep_has_a_flag():
     assert set(SWEEPS) <= set(flags.FLAGS)
 

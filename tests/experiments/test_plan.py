@@ -113,8 +113,15 @@ def test_the_text():
     assert lines[5] == "all training together: 1.50 x the FLOPs of the dense baseline"
     assert "2 jobs" in plan_text(planned, [dense], jobs=2)
     assert "memory" not in plan_text(planned, [dense])
-    # Without a dense baseline there is nothing to compare with.
-    assert "baseline" not in plan_text([PlannedStage(init, False, 0, 0.0)], [])
+    # Without a dense baseline a dense training is counted, where there is one to count.
+    assert "dense" not in plan_text([PlannedStage(init, False, 0, 0.0)], [])
+    assert (
+        plan_text(planned[2:], [], counted=4 * 10**12)
+        .splitlines()[-1]
+        .startswith(
+            "all training together: 0.25 x the FLOPs of one dense training of each network and seed"
+        )
+    )
 
 
 def test_the_text_names_the_training_step_that_takes_most_memory():

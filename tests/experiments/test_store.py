@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -146,13 +147,48 @@ def edit(store, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_a_newer_format_and_another_stage(tmp_path):
+OTHERS = [
+    (FORMAT + 1, "99.0", r"newer tf_lottery \(99\.0\), in format 2.* update tf_lottery or"),
+    (FORMAT - 1, "0.0.1", r"older tf_lottery \(0\.0\.1\), in format 0; this one reads 1: choose"),
+]
+
+
+@pytest.mark.parametrize(("number", "version", "match"), OTHERS)
+def test_a_stage_of_another_version_is_told_and_kept(tmp_path, number, version, match):
+    store = Store(tmp_path)
+    path = finish(store)
+    edit(store, format=number, package_version=version)
+    before = {p.name: p.read_bytes() for p in path.iterdir()}
+    with pytest.raises(StoreError, match=match) as caught:
+        store.manifest(STAGE)
+    assert "\n" not in str(caught.value)
+    # Nor is anything of it run or written over.
+    done = []
+    worker = SimpleNamespace(store=store, perform=lambda stage, directory: done.append(stage.label))
+    first = Stage("init", "another", {"seed": 4})
+    with pytest.raises(StoreError, match=match):
+        run_stages([first, STAGE], worker, done.append)
+    assert done == []
+    assert {p.name: p.read_bytes() for p in path.iterdir()} == before
+
+
+@pytest.mark.parametrize(("number", "version", "match"), OTHERS)
+def test_what_another_version_had_as_good_as_finished_is_kept(tmp_path, number, version, match):
+    store = Store(tmp_path)
+    path = finish(store)
+    edit(store, format=number, package_version=version)
+    partial = tmp_path / "partial" / STAGE.name
+    path.rename(partial)  # it died before the rename
+    before = {p.name: p.read_bytes() for p in partial.iterdir()}
+    with pytest.raises(StoreError, match=match), store.work(STAGE):
+        raise AssertionError("no work is to be done")
+    assert {p.name: p.read_bytes() for p in partial.iterdir()} == before
+
+
+def test_a_manifest_of_another_stage(tmp_path):
     store = Store(tmp_path)
     finish(store)
-    edit(store, format=FORMAT + 1, package_version="99.0")
-    with pytest.raises(StoreError, match=r"newer tf_lottery \(99\.0\)"):
-        store.manifest(STAGE)
-    edit(store, format=FORMAT, key="0" * 16)
+    edit(store, key="0" * 16)
     with pytest.raises(StoreError, match="another stage"):
         store.manifest(STAGE)
 

@@ -147,17 +147,16 @@ def test_width_and_depth_have_a_figure_each():
     assert len(arms) == 4
 
 
-def test_published_curves_fill_the_points_of_sweeps():
-    made = Study(make_design(flags.parse(["--experiment=fig5"])))
-    name = "pruning_ratio/80/init_enhance_m0.01_warmup0.1"
-    rows = [{"epoch": epoch, "natural": 0.7 + epoch / 100, "robust": None} for epoch in (1, 2, 5)]
-    reference = {"file": "curves.csv", "runs": {name: rows}}
-    arms = {arm.name: arm for arm in made.design.arms}
-    assert made._published(arms["boosting, 80 %"], reference) == {
-        "validation_natural@1": 0.71, "validation_natural@5": 0.75,
+def test_small_and_large_networks_have_a_dense_baseline_each(tmp_path):
+    made = Study(make_design(flags.parse(["--experiment=fig9", "--replicates=2"])))
+    arms = {arm.name: made.baseline(arm) for arm in made.design.arms}
+    assert arms == {
+        "lenet, dense": "lenet, dense", "lenet, ticket": "lenet, dense",
+        "vgg, dense": "vgg, dense", "vgg, ticket": "vgg, dense",
     }  # fmt: skip
-    assert made._published(arms["boosting, 87 %"], reference) == {}
-    assert made._published(arms["boosting, 80 %"], None) == {}
+    wanted = [made.cells[f"{m}, dense", s].entry.train.key for s in made.seeds
+              for m in ("lenet", "vgg")]  # fmt: skip
+    assert [stage.key for stage in made.baselines] == wanted
 
 
 @pytest.mark.parametrize(
@@ -193,6 +192,8 @@ def test_the_command_runs_resumes_and_adds_replicates(tmp_path, capsys):
     planned = capsys.readouterr().out
     assert "Fig. 3" in planned
     assert "to do" in planned
+    # Two searches of 1 epoch and two trainings of 2, against one dense training of 2.
+    assert "all training together: 3.00 x the FLOPs of one dense training of each" in planned
     assert not (tmp_path / "run").exists()
     assert main(arguments) == 0
     printed = capsys.readouterr().out
@@ -202,6 +203,15 @@ def test_the_command_runs_resumes_and_adds_replicates(tmp_path, capsys):
     assert list((tmp_path / "run" / "tensorboard" / "report").iterdir())
     first = read_experiment(tmp_path / "run" / "experiment.json")
     assert all(run["curve"][0]["distance"] > 0 for arm in first["arms"] for run in arm["runs"])
+    assert "note: The distance" not in printed
+    for arm in first["arms"]:
+        (run,) = arm["runs"]
+        # A search of 1 epoch and a training of 2, over a dense training of 2.
+        assert run["total_flops_over_dense"] == pytest.approx(1.5)
+        assert run["total_seconds_over_dense"] is None
+    assert (
+        "one dense training of all epochs, counted" in (tmp_path / "run" / "report.md").read_text()
+    )
     # Another seed joins; what is there is not done again.
     assert main([*arguments, "--replicates=2"]) == 0
     printed = capsys.readouterr().out
@@ -233,6 +243,15 @@ def test_the_command_runs_resumes_and_adds_replicates(tmp_path, capsys):
     # Other settings do not mix.
     assert main([*arguments, "--sparsity=0.5"]) == 1
     assert "options.sparsity" in capsys.readouterr().err
+    # Trainings of a version that did not record the distance: what is missing and what to do.
+    stage = next(e["stage"] for e in second["ledger"] if e["label"] == "train: boosting (seed 0)")
+    history = tmp_path / "run" / "stages" / stage / "history.json"
+    rows = json.loads(history.read_text())
+    history.write_text(json.dumps([{k: v for k, v in r.items() if k != "distance"} for r in rows]))
+    assert main([*arguments, "--replicates=2"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "is missing for boosting: the store holds trainings of a version" in printed
+    assert f"remove the directory {stage} from the store" in printed
     (tmp_path / "run" / "report.html").unlink()
     assert main(["--mode=report", f"--workdir={tmp_path / 'run'}"]) == 0
     assert (tmp_path / "run" / "report.html").is_file()

@@ -12,12 +12,15 @@ from pages import Page
 from tf_lottery.errors import StoreError
 from tf_lottery.reporting.experiment import (
     EXPERIMENT,
+    experiment_table,
     verdicts,
     write_experiment,
     write_experiment_report,
 )
 from tf_lottery.reporting.experiment.captions import captions
-from tf_lottery.reporting.experiment.limits import limits
+from tf_lottery.reporting.experiment.document import baselines
+from tf_lottery.reporting.experiment.limits import limits, unmeasured
+from tf_lottery.reporting.experiment.problems import problem
 from tf_lottery.reporting.report import escape_markdown, typeset
 
 
@@ -280,3 +283,85 @@ def test_no_tensorflow_is_imported():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_arms_with_a_baseline_of_their_own(tmp_path):
+    document = build_experiment(arms=4)
+    names = [arm["name"] for arm in document["arms"]]
+    document["baseline"] = None
+    pairs = dict(zip(names, [names[0], names[0], names[2], names[2]], strict=True))
+    for arm in document["arms"]:
+        arm["baseline"] = pairs[arm["name"]]
+    assert baselines(document) == [names[0], names[2]]
+    text, markdown = _write(tmp_path, document)
+    assert f"over the arm’s own baseline ({names[0]}, {names[2]}), which is 1." in text
+    assert f"reached the best of its baseline ({names[0]}, {names[2]}), and" in markdown
+    # Nothing is "never" where an arm is its own baseline; its control never got there.
+    rows = _rows(text)
+    assert [names[0], "–", "–", "–", "–"] in rows
+    document["arms"][1]["baseline"] = "nobody"
+    assert problem(document) == f"arm {names[1]!r}: baseline: unknown 'nobody'"
+
+
+def test_costs_against_a_dense_training_that_was_not_run(tmp_path):
+    document = build_experiment(arms=3)
+    document["baseline"] = None
+    for arm in document["arms"]:
+        for run in arm["runs"]:
+            run["total_seconds_over_dense"] = None
+    text, markdown = _write(tmp_path, document)
+    told = (
+        "Relative: search and training over one dense training of all epochs, counted and not run"
+    )
+    assert told in text
+    assert told in markdown
+    assert "No dense network was trained here as a baseline." in text
+    assert "When it pays" not in text
+    heads = re.search(r"\| arm \| Epochs: all .*", markdown)[0]
+    assert "FLOPs: relative" in heads
+    assert "Seconds: relative" not in heads
+    assert "FLOPs/dense" in experiment_table(document)
+
+
+def test_names_with_commas_are_told_apart(tmp_path):
+    document = build_experiment(arms=5)
+    for arm, name in zip(document["arms"], ("a, 1", "a, 2", "b, 1", "b, 2", "c"), strict=True):
+        for entry in document["ledger"]:
+            entry["models"] = [name if old == arm["name"] else old for old in entry["models"]]
+        for key in ("claims",):
+            for claim in document[key]:
+                for side in ("ours", "theirs"):
+                    claim[side] = name if claim[side] == arm["name"] else claim[side]
+        if document["baseline"] == arm["name"]:
+            document["baseline"] = name
+        arm["name"] = arm["series"] = name
+    _, markdown = _write(tmp_path, document)
+    assert "| a, 2; b, 1 |" in markdown  # of the search, which boosting and reinit share
+    assert "| all 5 arms |" in markdown
+
+
+def test_the_worst_case_is_explained_where_there_is_one(tmp_path):
+    for attacks in (("pgd20",), ("pgd20", "cw")):
+        document = build_experiment(arms=2, epochs=2, attacks=attacks)
+        for text in _write(tmp_path / attacks[-1], document):
+            assert ("under every one of these attacks" in text) == (len(attacks) > 1)
+
+
+def test_a_distance_that_older_trainings_lack_is_explained():
+    document = build_experiment()
+    assert list(unmeasured(document)) == []
+    for run in document["arms"][1]["runs"]:
+        for record in run["curve"]:
+            record["distance"] = None
+    ours = document["arms"][1]["name"]
+    for entry in document["ledger"]:
+        if entry["kind"] == "train" and entry["models"] == [ours]:
+            entry["label"] = f"train: {ours}"
+    (told,) = unmeasured(document)
+    assert f"is missing for {ours}: the store holds trainings of a version" in told
+    for entry in document["ledger"]:
+        assert (entry["stage"] in told) == (entry["label"] == f"train: {ours}")
+    assert told in list(limits(document))
+    # Nothing is said where nobody asks for the distance.
+    document["figures"] = document["figures"][:1]
+    assert list(unmeasured(document)) == []

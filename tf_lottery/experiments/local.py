@@ -25,7 +25,7 @@ def find_finished(store: Store, stages: Sequence[Stage]) -> dict[str, bool]:
     """For each stage's key whether it is finished and its result can be used.
 
     Raises:
-      StoreError: a manifest is damaged or was written by a newer version.
+      StoreError: a manifest is damaged or was written by another version.
     """
     found = store.finished(stages)
     for _ in store.manifests([stage for stage in stages if stage.key in found]):
@@ -49,6 +49,7 @@ def run_stages(
       For each stage key whether it was found finished.
 
     Raises:
+      StoreError: a finished stage cannot be used; told before anything is run.
       LotteryError: as the work does; finished stages stay, and running again
         goes on with the one that failed.
     """

@@ -159,13 +159,16 @@ def measure_speed(config: LotteryConfig, workshop: Workshop) -> Speed:
     return Speed(flops / seconds, max(0.0, first - seconds))
 
 
-def plan_text(planned: Sequence[PlannedStage], baseline: Sequence[Stage], jobs: int = 1) -> str:
+def plan_text(
+    planned: Sequence[PlannedStage], baseline: Sequence[Stage], jobs: int = 1, counted: int = 0
+) -> str:
     """The plan as an aligned table with totals and the ratio to the dense baseline.
 
     Args:
       planned: of ``plan``.
       baseline: the dense trainings that everything is compared with, one a replicate.
       jobs: processes that will share the work.
+      counted: without a baseline, FLOPs of the dense trainings that would be it.
     """
     width = max(34, *(len(item.stage.label) + 2 for item in planned))
     row = ("{:<27}{:<" + str(min(width, 60)) + "}{:>8}{:>12}{:>12}{:>10}").format
@@ -204,10 +207,15 @@ def plan_text(planned: Sequence[PlannedStage], baseline: Sequence[Stage], jobs: 
         lines.append(f"{jobs} jobs at a time share that work and the machine's cores")
     keys = {stage.key for stage in baseline}
     dense = sum(item.flops for item in planned if item.stage.key in keys)
+    training = sum(item.flops for item in planned if item.stage.kind == "train")
     if dense:
-        training = sum(item.flops for item in planned if item.stage.kind == "train")
         lines.append(
             f"all training together: {training / dense:.2f} x the FLOPs of the dense baseline"
+        )
+    elif counted:
+        lines.append(
+            f"all training together: {training / counted:.2f} x the FLOPs of one dense training of "
+            "each network and seed, which is not part of it"
         )
     return "\n".join(lines)
 

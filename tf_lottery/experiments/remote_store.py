@@ -122,7 +122,7 @@ class RemoteStore(Store):
         """The finished stage's manifest; the other files are not fetched.
 
         Raises:
-          StoreError: missing, damaged, or written by a newer version.
+          StoreError: missing, damaged, or written by another version.
         """
         if self._is_here(stage):
             return super().manifest(stage)

@@ -140,6 +140,19 @@ def against_baseline(
     return result
 
 
+def against_counted(own: Costs, epochs: int, dense_epochs: int) -> dict[str, float | None]:
+    """``flops`` as of ``against_baseline``, where no dense network was trained.
+
+    An epoch of a dense training has the FLOPs of one of the retraining: masks save none.
+
+    Args:
+      own: costs of a network.
+      epochs: that its training took.
+      dense_epochs: that the dense training would take.
+    """
+    return {"flops": own.total("flops") / (own.train["flops"] / epochs * dense_epochs)}
+
+
 def break_even(
     own: Costs, history: list[dict], baseline: Costs, baseline_history: list[dict]
 ) -> int | None:

@@ -23,21 +23,27 @@ from tf_lottery.experiments.stage import Stage
 FORMAT = 1
 
 
+class OtherFormatError(StoreError):
+    """Written by another version: neither damaged nor to be written over."""
+
+
 def read_manifest(content: bytes, where: object, stage: Stage) -> dict:
     """The manifest of ``stage`` that was read from ``where``.
 
     Raises:
-      StoreError: damaged, written by a newer version, or of another stage.
+      OtherFormatError: written in another format, by a newer or an older version.
+      StoreError: damaged, or of another stage.
     """
     try:
         manifest = json.loads(content)
         version = int(manifest["format"])
     except (ValueError, KeyError, TypeError):
         raise StoreError(f"{where} is damaged; remove its directory to redo the stage") from None
-    if version > FORMAT:
-        raise StoreError(
-            f"{where} was written by a newer tf_lottery ({manifest.get('package_version')}); "
-            "update tf_lottery or choose another --store"
+    if version != FORMAT:
+        age, advice = ("a newer", "update tf_lottery or ") if version > FORMAT else ("an older", "")
+        raise OtherFormatError(
+            f"{where} was written by {age} tf_lottery ({manifest.get('package_version')}), in "
+            f"format {version}; this one reads {FORMAT}: {advice}choose another --store"
         )
     if manifest.get("key") != stage.key:
         raise StoreError(f"{where} belongs to another stage; remove its directory to redo it")
@@ -77,7 +83,7 @@ class Store:
         """The finished stage's manifest.
 
         Raises:
-          StoreError: missing, damaged, or written by a newer version.
+          StoreError: missing, damaged, or written by another version.
         """
         path = self._home(stage) / "manifest.json"
         try:
@@ -114,7 +120,8 @@ class Store:
           or had stopped when only the last rename was left to do.
 
         Raises:
-          StoreError: the disk is full or cannot be written.
+          StoreError: the disk is full or cannot be written, or another version had
+            stopped when only the last rename was left to do.
         """
         partial = self.root / "partial" / stage.name
         with files.disk_errors("store", self.root):
@@ -146,6 +153,8 @@ class Store:
         path = partial / "manifest.json"
         try:
             read_manifest(path.read_bytes(), path, stage)
+        except OtherFormatError:
+            raise
         except (OSError, StoreError):
             # It must not stand among files of which it says nothing.
             path.unlink(missing_ok=True)

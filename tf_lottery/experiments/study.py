@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,12 +11,14 @@ from functools import cached_property
 import tf_lottery
 from tf_lottery.config import LotteryConfig, settings
 from tf_lottery.experiments import provenance, rows
+from tf_lottery.experiments.ledger import training_cost
 from tf_lottery.experiments.paper.definition import Arm, FigureSpec
 from tf_lottery.experiments.paper.design import Design
 from tf_lottery.experiments.stage import Stage, in_order
 from tf_lottery.experiments.work import Workshop
 from tf_lottery.lottery import Entry, make_entry
 from tf_lottery.options import evaluation_attack
+from tf_lottery.reporting.experiment import lay_over
 from tf_lottery.training.callbacks import best_epoch
 
 _TRANSFER_ATTACK = "pgd20"
@@ -87,9 +88,21 @@ class Study:
 
     @property
     def baselines(self) -> list[Stage]:
-        """The dense trainings that costs are compared with, one a seed; may be empty."""
-        name = self.experiment.baseline
-        return [] if name is None else [self.cells[name, s].entry.train for s in self.seeds]
+        """The dense trainings that costs are compared with, in every seed; may be none."""
+        names = dict.fromkeys(filter(None, map(self.baseline, self.design.arms)))
+        return [self.cells[name, seed].entry.train for seed in self.seeds for name in names]
+
+    def baseline(self, arm: Arm) -> str | None:
+        """Name of the arm that the costs of ``arm`` are compared with."""
+        return arm.baseline or self.experiment.baseline
+
+    def counted_flops(self, workshop: Workshop) -> int:
+        """FLOPs of a dense training of every network in every seed, which are not run."""
+        each = {}
+        for config in self.design.configs.values():
+            images, flops = len(workshop.data(config).train_labels), workshop.forward_flops(config)
+            each[workshop.spec(config)] = training_cost(config.train, images, flops).flops
+        return len(self.seeds) * sum(each.values())
 
     def document(
         self,
@@ -110,10 +123,10 @@ class Study:
         validated = first.ticket_train.validation_images
         arms = []
         for arm in self.design.arms:
-            runs = [self._run(arm.name, seed, workshop) for seed in self.seeds]
-            arms.append({**self._arm(arm, reference), "runs": runs})
-        return {
-            **self._declared(reference),
+            runs = [self._run(arm, seed, workshop) for seed in self.seeds]
+            arms.append({**self._arm(arm), "runs": runs})
+        document = {
+            **self._declared(),
             "command": list(command),
             "machine": provenance.machine(),
             "data": provenance.images(workshop.data(first), validated),
@@ -121,6 +134,7 @@ class Study:
             "transfer": self._transferred(workshop),
             "ledger": self._ledger(workshop, cached),
         }
+        return lay_over(document, reference)
 
     def is_told_by(self, document: Mapping, reference: dict | None = None) -> bool:
         """True if ``document`` would come out the same again, all of its stages being finished.
@@ -128,11 +142,9 @@ class Study:
         Its results are those of the stages that its ledger names, and a name stands for all
         that determines a result; what else is in it is compared.
         """
-        ours = {
-            **self._declared(reference),
-            "arms": [self._arm(arm, reference) for arm in self.design.arms],
-            "transfer": {"published": self._transfer_published()} if self.transfers else None,
-        }
+        arms = [self._arm(arm) for arm in self.design.arms]
+        ours = lay_over({**self._declared(), "arms": arms}, reference)
+        ours["transfer"] = {"published": self._transfer_published()} if self.transfers else None
         theirs = {key: document[key] for key in ours}
         theirs["arms"] = [{k: v for k, v in arm.items() if k != "runs"} for arm in theirs["arms"]]
         if theirs["transfer"]:
@@ -141,7 +153,7 @@ class Study:
         named = {row["stage"] for row in document["ledger"]}
         return named == wanted and theirs == json.loads(json.dumps(ours))
 
-    def _declared(self, reference: dict | None) -> dict:
+    def _declared(self) -> dict:
         """What the document says of the experiment whatever its stages gave."""
         attacks = {a.name: a for config in self.design.configs.values() for a in config.attacks}
         return {
@@ -164,13 +176,13 @@ class Study:
             "baseline": self.experiment.baseline,
             "claims": [dataclasses.asdict(claim) for claim in self.design.claims],
             "figures": [_figure(spec, self.design.arms) for spec in self.experiment.figures],
-            "reference": reference,
+            "reference": None,
         }
 
-    def _arm(self, arm: Arm, reference: dict | None) -> dict:
+    def _arm(self, arm: Arm) -> dict:
         """An arm without its runs."""
         config = self.design.configs[arm.name]
-        return {
+        found = {
             "name": arm.name,
             "kind": arm.kind,
             "series": arm.series or arm.name,
@@ -178,29 +190,19 @@ class Study:
             "model": config.model.label,
             "sparsity": 0.0 if arm.kind == "dense" else config.prune.sparsity,
             "reference": arm.reference,
-            "published": {**self._published(arm, reference), **arm.published},
+            "published": dict(arm.published),
         }
+        return found if arm.baseline is None else {**found, "baseline": arm.baseline}
 
-    def _published(self, arm: Arm, reference: dict | None) -> dict[str, float]:
-        """What the published curve says of the sweeps' measures after given epochs."""
-        curve = (reference or {"runs": {}})["runs"].get(arm.reference, [])
-        found = {}
-        for figure in self.experiment.figures:
-            for measure in figure.measures if figure.form == "sweep" else ():
-                at = re.fullmatch(r"validation_(natural|robust)@(\d+)", measure)
-                rows_at = [row for row in curve if at and row["epoch"] == int(at[2])]
-                if at and rows_at and rows_at[0][at[1]] is not None:
-                    found[measure] = rows_at[0][at[1]]
-        return found
-
-    def _run(self, arm: str, seed: int, workshop: Workshop) -> dict:
-        cell = self.cells[arm, seed]
+    def _run(self, arm: Arm, seed: int, workshop: Workshop) -> dict:
+        cell = self.cells[arm.name, seed]
         history = workshop.history(cell.entry.train)
         own = rows.costs(cell.entry, workshop)
-        ratios: dict[str, float | None] = {}
-        pays = None
-        if self.experiment.baseline is not None:
-            dense = self.cells[self.experiment.baseline, seed].entry
+        pays, name = None, self.baseline(arm)
+        if name is None:
+            ratios = rows.against_counted(own, len(history), cell.config.train.epochs)
+        else:
+            dense = self.cells[name, seed].entry
             baseline = rows.costs(dense, workshop)
             theirs = workshop.history(dense.train)
             ratios = rows.against_baseline(own, history, baseline, theirs)

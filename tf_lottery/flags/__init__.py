@@ -86,6 +86,7 @@ class Command:
       execution: where stages run.
       options: the arguments of ``lottery_config`` as given.
       given: names of the flags that were set.
+      typed: those of them that were set on the command line itself, not in a flagfile.
       argv: what was set, flagfiles resolved, without the flags of ``_PLACES``.
     """
 
@@ -107,6 +108,7 @@ class Command:
     execution: Execution
     options: dict[str, Any]
     given: frozenset[str]
+    typed: frozenset[str]
     argv: tuple[str, ...]
 
     def config(self) -> LotteryConfig:
@@ -160,6 +162,7 @@ def parse(argv: list[str]) -> Command | str:
         options["data_dir"] = os.path.abspath(data_dir)
     for name in ("compare", "attacks"):
         options[name] = tuple(item for item in options[name] if item)
+    given = frozenset(name for name in FLAGS if FLAGS[name].present)
     return Command(
         mode=FLAGS.mode,
         workdir=FLAGS.workdir,
@@ -188,7 +191,8 @@ def parse(argv: list[str]) -> Command | str:
             FLAGS.worker_timeout,
         ),
         options=options,
-        given=frozenset(name for name in FLAGS if FLAGS[name].present),
+        given=given,
+        typed=given & _named(argv),
         argv=tuple(
             FLAGS[name].serialize()
             for names in TOPICS.values()
@@ -196,6 +200,13 @@ def parse(argv: list[str]) -> Command | str:
             if FLAGS[name].present and name not in _PLACES
         ),
     )
+
+
+def _named(argv: list[str]) -> set[str]:
+    """Flags that arguments name themselves; what a flagfile holds is not looked at."""
+    words = {word.lstrip("-").split("=")[0] for word in argv if word.startswith("-")}
+    words |= {word.removeprefix("no") for word in words}
+    return {FLAGS[word].name for word in words if word in FLAGS}
 
 
 def help_text() -> str:

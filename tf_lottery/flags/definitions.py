@@ -177,7 +177,8 @@ TOPICS = {
             "string",
             "reference_csv",
             "Published training curves to draw beside ours: columns run, epoch, valid_clean, "
-            "valid_robust.",
+            "valid_robust. Mode report draws the figures of an experiment's work directory anew "
+            "with them.",
             None,
         ),
         _enum(

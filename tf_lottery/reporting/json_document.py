@@ -73,8 +73,11 @@ def read_document(
         raise StoreError(f"{path}: {wrong}")
     found = document["format"]
     if found != number:
-        newer = isinstance(found, int) and found > number
-        advice = "written by a newer tf_lottery; update the package" if newer else "unknown"
+        advice = "unknown"
+        if isinstance(found, int):
+            advice = "written by an older tf_lottery; make it anew, in another place"
+            if found > number:
+                advice = "written by a newer tf_lottery; update the package"
         raise StoreError(f"{path}: format {found!r}, this version reads {number}: {advice}")
     wrong = problem(document)
     if wrong:

@@ -29,7 +29,9 @@ class Arm:
       series: arms of one series are one line of a sweep's figure.
       x: its place on that line.
       reference: the same run among the authors' curves.
-      published: measure -> what the paper or its curves say.
+      published: measure -> what the paper says. What its curves say after an epoch is read
+        from them, see ``reporting.experiment.lay_over``.
+      baseline: the arm that its costs are compared with, if not the experiment's.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Arm:
     x: float | None = None
     reference: str | None = None
     published: Mapping[str, float] = field(default_factory=dict)
+    baseline: str | None = None
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,8 @@ class Experiment:
       sets: options that the arms set, so that the command line may not.
       sweeps: lists that the command line may give.
       fixed: options that every arm has, and the command line may not change.
-      baseline: the arm that costs are compared with.
+      baseline: the arm that costs are compared with. Without one (nor of the arms' own) FLOPs
+        are set against those of a dense training that is counted and not run.
       transfer: whether adversarial examples are exchanged between the arms, by ``pgd20``.
       transfer_published: the paper's accuracies then, by the names of the arm that the examples
         were made on and of the arm that classifies them.

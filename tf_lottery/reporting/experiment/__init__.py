@@ -10,6 +10,7 @@ from tf_lottery.reporting.experiment.document import (
     read_experiment,
     write_experiment,
 )
+from tf_lottery.reporting.experiment.overlay import lay_over
 from tf_lottery.reporting.experiment.report import write_experiment_report
 from tf_lottery.reporting.experiment.text import experiment_table
 from tf_lottery.reporting.experiment.verdict import Verdict, verdicts
@@ -18,6 +19,7 @@ __all__ = [
     "EXPERIMENT",
     "Verdict",
     "experiment_table",
+    "lay_over",
     "read_experiment",
     "verdicts",
     "write_experiment",

@@ -9,7 +9,7 @@ import numpy as np
 from tf_lottery.reporting import formats
 from tf_lottery.reporting.captions import Caption
 from tf_lottery.reporting.experiment import curves, measures, panels, sweep
-from tf_lottery.reporting.experiment.document import Document, drawn_arms
+from tf_lottery.reporting.experiment.document import Document, drawn_arms, listed
 from tf_lottery.reporting.experiment.figures import mean_transfer
 from tf_lottery.reporting.experiment.measures import Measure
 from tf_lottery.reporting.experiment.statistics import count
@@ -95,7 +95,7 @@ def _sweep(document: Document, told: dict) -> Caption:
         parts.append(f"Bars: {spread}{beside}.")
     levels = list(sweep.levels(document, told, shown[0]))
     if levels:
-        parts.append(f"The level{'s' * (len(levels) > 1)} across: {', '.join(levels)}.")
+        parts.append(f"The level{'s' * (len(levels) > 1)} across: {listed(levels)}.")
     points = {
         measure: [
             (name, point)
@@ -105,9 +105,10 @@ def _sweep(document: Document, told: dict) -> Caption:
         for measure in shown
     }
     if any(point.paper is not None for found in points.values() for _, point in found):
+        share = document["scale"] and (told["x_label"] or "").startswith("epochs")
         parts.append(
             "Hollow markers on thin, greyish lines in the same pattern: the paper's values, at "
-            "full scale."
+            f"full scale{' and for the same share of its epochs' if share else ''}."
         )
     if any(point.mean is None for found in points.values() for _, point in found):
         parts.append("Where a point is missing, the value was never reached or not measured.")

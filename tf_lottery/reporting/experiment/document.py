@@ -12,7 +12,9 @@ The document is plain JSON. Accuracies are shares in [0, 1], times seconds; epoc
 * ``arms``: what is compared. Each has one of ``runs`` a seed, in the order of ``seeds``, the
   values that the paper gives (``published``, keyed by measure) and the name of its run in the
   authors' curves (``reference``, or null). Arms of one ``series`` are one line over ``x``;
-* ``baseline`` (or null): the arm that the ratios of the runs refer to;
+* ``baseline`` (or null): the arm that the ratios of the runs refer to, but for arms that name
+  a ``baseline`` of their own. Where there is none ``total_flops_over_dense`` refers to a dense
+  training of as many epochs as the settings give one, counted and not run;
 * ``claims``: what the paper found, as a comparison of arms or with a number; ``figures``: what
   to draw, see ``FORMS``; both in the words of ``tf_lottery.reporting.experiment.measures``;
 * ``transfer`` (or null): for each seed the accuracy of the column's arm on adversarial
@@ -24,6 +26,7 @@ The document is plain JSON. Accuracies are shares in [0, 1], times seconds; epoc
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -31,6 +34,7 @@ from tf_lottery.reporting.experiment.problems import ARM_KEYS, FORMAT, RUN_KEYS,
 from tf_lottery.reporting.json_document import ordered, read_document, write_document
 
 EXPERIMENT = "experiment.json"
+_ARM_ORDER = (*ARM_KEYS[:-1], "baseline", ARM_KEYS[-1])
 
 Document: TypeAlias = dict[str, Any]
 
@@ -45,7 +49,7 @@ def write_experiment(path: str | os.PathLike, document: Document) -> Path:
     if wrong:
         raise ValueError(f"no experiment document: {wrong}")
     chosen = ordered(document, TOP_KEYS)
-    chosen["arms"] = [ordered(arm, ARM_KEYS) for arm in document["arms"]]
+    chosen["arms"] = [ordered(arm, _ARM_ORDER) for arm in document["arms"]]
     for arm in chosen["arms"]:
         arm["runs"] = [ordered(run, RUN_KEYS) for run in arm["runs"]]
     return write_document(path, chosen, "an experiment")
@@ -69,6 +73,29 @@ def _strange(document: Any) -> str:
 def arm(document: Document, name: str) -> dict:
     """The arm called ``name``."""
     return next(entry for entry in document["arms"] if entry["name"] == name)
+
+
+def baseline_of(document: Document, arm: dict) -> str | None:
+    """Name of the arm that the ratios of an arm's runs refer to."""
+    return arm.get("baseline", document["baseline"])
+
+
+def baselines(document: Document) -> list[str]:
+    """The arms that ratios refer to."""
+    found = (baseline_of(document, arm) for arm in document["arms"])
+    return list(dict.fromkeys(name for name in found if name is not None))
+
+
+def has_counted(document: Document) -> bool:
+    """Whether FLOPs are set against a dense training that was not run."""
+    runs = [run for arm in document["arms"] for run in arm["runs"]]
+    counted = any(run["total_flops_over_dense"] is not None for run in runs)
+    return counted and not baselines(document)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a row, told apart although they may hold commas."""
+    return ("; " if any("," in name for name in names) else ", ").join(names)
 
 
 def drawn_arms(document: Document, figure: dict) -> list[dict]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tf_lottery.reporting.experiment.document import Document
+from tf_lottery.reporting.experiment.document import Document, baselines, has_counted, listed
 from tf_lottery.reporting.experiment.measures import CURVES, parse
 from tf_lottery.reporting.experiment.statistics import count
 
@@ -24,8 +24,16 @@ def limits(document: Document) -> Iterator[str]:
             f"{count(len(document['claims']), 'claim')}: the intervals are not corrected for "
             "their number; among many, one in twenty misses by chance."
         )
-    if document["baseline"] is None:
-        yield "There is no baseline here: costs are not set against that of a dense network."
+    if not baselines(document):
+        text = "There is no baseline here: costs are not set against that of a dense network."
+        if has_counted(document):
+            text = (
+                "No dense network was trained here as a baseline. The FLOPs of search and "
+                "retraining are set against those of one dense training, which are counted; "
+                "seconds, and when an arm is as accurate as a dense network, are not."
+            )
+        yield text
+    yield from unmeasured(document)
     if document["attacks"]:
         yield (
             "An accuracy under attacks is an upper bound: a stronger attack may find more than "
@@ -34,6 +42,38 @@ def limits(document: Document) -> Iterator[str]:
     else:
         yield "No attack was run on the test images: nothing is said about their robustness."
     yield from _cost(document)
+
+
+def unmeasured(document: Document) -> Iterator[str]:
+    """Why a distance that the experiment is about is missing, and what to do; mostly nothing.
+
+    Trainings have it from the version on that records it; the store hands out older ones.
+    """
+    words = [claim["measure"] for claim in document["claims"]]
+    words += [word for figure in document["figures"] for word in figure["measures"]]
+    if not any(parse(word).quantity == "distance" for word in words):
+        return
+    missing = [
+        arm["name"]
+        for arm in document["arms"]
+        for run in arm["runs"]
+        if run["density"] < 1 and any(record["distance"] is None for record in run["curve"])
+    ]
+    stages = [
+        entry["stage"]
+        for entry in document["ledger"]
+        if entry["kind"] == "train"
+        and entry["label"].startswith("train")
+        and set(entry["models"]) & set(missing)
+    ]
+    if missing:
+        names = listed(list(dict.fromkeys(missing)))
+        yield (
+            f"The distance to the network it was cut from is missing for {names}: the store holds "
+            "trainings of a version of tf_lottery that did not record it yet. To have it, remove "
+            f"the director{'y' if len(stages) == 1 else 'ies'} {', '.join(stages)} from the store "
+            "and give the command again, which repeats these trainings alone."
+        )
 
 
 def _seeds(document: Document) -> Iterator[str]:

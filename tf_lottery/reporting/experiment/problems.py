@@ -80,6 +80,9 @@ def _problems(document: dict) -> Iterator[str]:
     yield from _repeated("arms", names)
     if document["baseline"] is not None:
         yield from _unknown("baseline", [document["baseline"]], names)
+    for arm in document["arms"]:
+        if arm.get("baseline") is not None:
+            yield from _unknown(f"arm {arm['name']!r}: baseline", [arm["baseline"]], names)
     for i, claim in enumerate(document["claims"]):
         yield from _lacks(f"claims[{i}]", claim, CLAIM_KEYS)
         yield from _claim_problems(f"claim {claim['id']!r}", claim, names)

@@ -10,7 +10,14 @@ from typing import Any
 from tf_lottery.reporting import formats
 from tf_lottery.reporting.experiment import costs, tables
 from tf_lottery.reporting.experiment.captions import captions
-from tf_lottery.reporting.experiment.document import EXPERIMENT, Document, read_experiment
+from tf_lottery.reporting.experiment.document import (
+    EXPERIMENT,
+    Document,
+    baselines,
+    has_counted,
+    listed,
+    read_experiment,
+)
 from tf_lottery.reporting.experiment.figures import mean_transfer, save_figures
 from tf_lottery.reporting.experiment.limits import limits
 from tf_lottery.reporting.experiment.measures import Measure
@@ -69,6 +76,10 @@ def _context(document: Document) -> dict[str, Any]:
         "others": others,
         "costs": tables.costs(document),
         "gains": gains,
+        "baseline": _baseline(document),
+        "relative": _relative(document),
+        "worst": any(run["test"] for arm in document["arms"] for run in arm["runs"])
+        and len(document["attacks"]) > 1,
         "paper": any(arm["published"] for arm in document["arms"]),
         "transfer": transfer,
         "table_number": {name: i for i, name in enumerate([*numbered, "stages"], 1)},
@@ -93,13 +104,30 @@ def _seeds(seeds: Sequence[int]) -> str:
     return f"{len(seeds)} seeds ({', '.join(map(str, seeds))})"
 
 
+def _baseline(document: Document) -> str:
+    """What the accuracies of the table of gains are those of."""
+    names = baselines(document)
+    return names[0] if len(names) == 1 else f"its baseline ({listed(names)})"
+
+
+def _relative(document: Document) -> str:
+    """What relative costs are relative to; empty where there are none."""
+    names = baselines(document)
+    if not names:
+        dense = "one dense training of all epochs, counted and not run"
+        return dense if has_counted(document) else ""
+    if len(names) == 1:
+        return f"the baseline, {names[0]}, which is 1"
+    return f"the arm’s own baseline ({listed(names)}), which is 1"
+
+
 def _named(arms: Sequence[str], total: int) -> str:
     """The arms of a stage in a few words."""
+    if len(arms) == total > 1:
+        return f"all {total} arms"
     if len(arms) > NAMED:
-        if len(arms) == total:
-            return f"all {total} arms"
-        return f"{', '.join(arms[: NAMED - 1])} and {len(arms) - NAMED + 1} more"
-    return ", ".join(arms) or formats.NONE
+        return f"{listed(arms[: NAMED - 1])} and {len(arms) - NAMED + 1} more"
+    return listed(arms) or formats.NONE
 
 
 def _transfer(document: Document) -> dict[str, Any] | None:

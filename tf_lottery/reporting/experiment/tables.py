@@ -8,7 +8,14 @@ from typing import NamedTuple
 
 from tf_lottery.reporting import formats
 from tf_lottery.reporting.experiment import measures
-from tf_lottery.reporting.experiment.document import Document, attack_names, drawn_arms
+from tf_lottery.reporting.experiment.document import (
+    Document,
+    attack_names,
+    baseline_of,
+    baselines,
+    drawn_arms,
+    has_counted,
+)
 from tf_lottery.reporting.experiment.measures import Measure
 from tf_lottery.reporting.experiment.statistics import Estimate, estimate
 from tf_lottery.reporting.results import WORST
@@ -76,7 +83,7 @@ def costs(document: Document) -> Table:
 
 def gains(document: Document) -> Table | None:
     """When each arm was as accurate as the baseline at its best; ``None`` without one."""
-    return None if document["baseline"] is None else _table(document, _GAIN_COLUMNS)
+    return _table(document, _GAIN_COLUMNS) if baselines(document) else None
 
 
 def others(document: Document) -> Table | None:
@@ -141,7 +148,7 @@ def _cost_columns(document: Document) -> list[Column]:
     for group, unit in (("Seconds", "seconds"), ("FLOPs", "flops")):
         for head, stem in (("search", "search"), ("training", "train")):
             columns.append(Column(group, head, Measure(f"run:{stem}_{unit}")))
-        if document["baseline"] is not None:
+        if baselines(document) or (unit == "flops" and has_counted(document)):
             columns.append(Column(group, "relative", Measure(f"run:total_{unit}_over_dense")))
     columns.append(Column("Passes", "search", Measure("run:search_passes")))
     columns.append(Column("Passes", "training", Measure("run:train_passes")))
@@ -198,7 +205,7 @@ def cell(document: Document, arm: dict, measure: Measure) -> Cell:
 
 def _is_never(document: Document, arm: dict, measure: Measure) -> bool:
     """Whether a missing value means that the arm never got there, which it tried to."""
-    if document["baseline"] is None or arm["name"] == document["baseline"]:
+    if baseline_of(document, arm) in (None, arm["name"]):
         return False
     if measure.key == "break_even" and not any(run["search_flops"] for run in arm["runs"]):
         return False  # nothing to pay for

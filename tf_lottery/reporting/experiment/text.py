@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from tf_lottery.reporting.experiment import measures, tables
-from tf_lottery.reporting.experiment.document import Document, attack_names
+from tf_lottery.reporting.experiment.document import (
+    Document,
+    attack_names,
+    baselines,
+    has_counted,
+)
+from tf_lottery.reporting.experiment.limits import unmeasured
 from tf_lottery.reporting.experiment.measures import Measure
 from tf_lottery.reporting.experiment.statistics import count
 from tf_lottery.reporting.experiment.tables import Cell
@@ -22,7 +28,9 @@ def experiment_table(document: Document) -> str:
         hanging(_line(f"{told['source']}: {told['title']}"), "", 0),
         hanging(_line(document["scale"] or "at the paper's own scale"), "scale: ", 7),
     ]
-    return "\n\n".join(["\n".join(parts), _arms(document), _claims(document)])
+    blocks = ["\n".join(parts), _arms(document), _claims(document)]
+    blocks += [hanging(_line(text), "note: ", 6) for text in unmeasured(document)]
+    return "\n\n".join(blocks)
 
 
 def _arms(document: Document) -> str:
@@ -47,9 +55,11 @@ def _columns(document: Document) -> list[tuple[str, list[Measure]]]:
         ("search s", [Measure("run:search_seconds")]),
         ("train s", [Measure("run:train_seconds")]),
     ]
-    if document["baseline"] is not None:
+    if baselines(document):
         columns.append(("s/baseline", [Measure("run:total_seconds_over_dense")]))
         columns.append(("FLOPs/baseline", [Measure("run:total_flops_over_dense")]))
+    elif has_counted(document):
+        columns.append(("FLOPs/dense", [Measure("run:total_flops_over_dense")]))
     return columns
 
 

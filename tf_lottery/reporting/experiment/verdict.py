@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from tf_lottery.reporting.experiment import measures
-from tf_lottery.reporting.experiment.document import Document, arm
+from tf_lottery.reporting.experiment.document import Document, arm, baselines
 from tf_lottery.reporting.experiment.measures import Measure
 from tf_lottery.reporting.experiment.statistics import (
     Estimate,
@@ -103,7 +103,7 @@ def _verdict(document: Document, claim: dict) -> Verdict:
     sides = [arm(document, claim[key]) for key in ("ours", "theirs") if claim[key] is not None]
     measure = measures.resolve(document, measures.parse(claim["measure"]), sides)
     columns = [[measures.value(run, measure) for run in side["runs"]] for side in sides]
-    if measure.key in measures.NEVER and document["baseline"] is not None:
+    if measure.key in measures.NEVER and baselines(document):
         late = _never(document, claim, measure, sides, columns)
         if late is not None:
             return late
