@@ -16,7 +16,7 @@ from tf_lottery.training import compacted
 from tf_lottery.training.compacted import compact_masked
 from tf_lottery.training.model import LotteryModel
 
-STEPS = 4
+STEPS = 3
 NETWORKS = {
     "convnet": ((8, 8, 1), {"width_multiplier": 0.25}, 0.85),
     "lenet": ((8, 8, 1), {"width_multiplier": 0.1}, 0.9),

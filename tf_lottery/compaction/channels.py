@@ -98,8 +98,10 @@ class Channels:
         if node.sort == graph.READER:
             inputs = node.layer.kernel.shape[-2]
             varying = np.full(inputs, np.nan)
-            values = self.rules.read(node.layer, varying if before[0] is None else before[0])
-            made, repeat = _Class(len(values)), 1
+            values: np.ndarray | None = self.rules.read(
+                node.layer, varying if before[0] is None else before[0]
+            )
+            made, repeat = _Class(node.layer.kernel.shape[-1]), 1
         elif node.sort == graph.ADD:
             made = self._merge(node.sources)
             # Of one that is flattened and one that is not no channels go together.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tf_lottery import weights
 from tf_lottery.compaction import Compaction, compact_for_training
 from tf_lottery.pruning.masks import MaskedNetwork, wrap
 
@@ -46,4 +47,10 @@ def compact_masked(masked: MaskedNetwork) -> tuple[MaskedNetwork, Compaction]:
     small = wrap(compaction.network)
     cut = compaction.cut({f"{name}/kernel": mask for name, mask in masks.items()})
     small.set_masks({name: cut[f"{name}/kernel"] for name in masks})
+    # A filter that had weights on channels cut out alone has none here. In the whole network
+    # its BatchNorm is trained, so it is not held at zero in this one either.
+    for (layer, part), factor in small.filters.items():
+        (kept,) = compaction.kept[layer]
+        factor.assign(masked.filters[layer, part].numpy()[kept])
+    weights.set_weights(small.network, weights.get_weights(compaction.network))
     return small, compaction
