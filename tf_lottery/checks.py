@@ -13,6 +13,16 @@ def choice(flag: str, value: str, choices) -> None:
         raise UsageError.unknown(flag, value, choices)
 
 
+def some_of(flag: str, values, choices) -> None:
+    """Raises ``UsageError`` unless ``values`` are one or more of ``choices``, each once."""
+    if not values:
+        raise UsageError.bad_value(flag, "", f"some of {', '.join(choices)}")
+    for value in values:
+        choice(flag, value, choices)
+    if len(set(values)) != len(values):
+        raise UsageError.bad_value(flag, ",".join(values), "each of them once")
+
+
 def at_least(flag: str, value: float, low: float) -> None:
     """Raises ``UsageError`` unless ``value`` is finite and ``low`` or more."""
     if not (math.isfinite(value) and value >= low):

@@ -10,17 +10,19 @@ import math
 import os
 import shutil
 import sys
-import tempfile
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tf_lottery import experiment_commands, files
+from tf_lottery.checks import some_of
+from tf_lottery.config import EXPORT_FORMATS
 from tf_lottery.errors import StoreError, UsageError
 from tf_lottery.execution import finish_stages, make_places
 from tf_lottery.flags import Command
 from tf_lottery.flags.effects import refuse_idle_flags
+from tf_lottery.terminal import silent_stderr
 
 if TYPE_CHECKING:
     from tf_lottery.config import LotteryConfig
@@ -51,7 +53,7 @@ def _start_tensorflow(verbose: bool) -> None:
         importlib.import_module("tf_lottery.keras")
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with _silent_stderr():
+    with silent_stderr():
         from tf_lottery.keras import tf
 
         tf.get_logger().setLevel("ERROR")
@@ -68,7 +70,7 @@ def _start_devices(command: Command) -> Distribution:
     if chosen.distribute == "multiworker":
         # What TensorFlow says when a process ends is said again, shorter, by the error.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if command.verbose else "3")
-    with contextlib.nullcontext() if command.verbose else _silent_stderr():
+    with contextlib.nullcontext() if command.verbose else silent_stderr():
         from tf_lottery.training.devices import make_distribution
 
         announce = functools.partial(print, flush=True)
@@ -78,27 +80,6 @@ def _start_devices(command: Command) -> Distribution:
         )
     _start_tensorflow(command.verbose)
     return distribution
-
-
-@contextlib.contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Drops what is written to file descriptor 2, unless the body raises.
-
-    TensorFlow's C++ side writes there before any of its own switches works.
-    """
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as sink:
-        os.dup2(sink.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            sink.seek(0)
-            os.write(kept, sink.read())
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
 
 
 def _run(command: Command) -> int:
@@ -285,20 +266,45 @@ def _one_model(command: Command) -> str:
 
 def _export(command: Command) -> int:
     path = _one_model(command)
+    some_of("formats", command.formats, EXPORT_FORMATS)
+    command.evaluation_attack("pgd20", "eval_eps")  # bad flags are told before seconds go by
+    data_config = command.config().data
     target = Path(command.export_dir)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError.bad_value("export_dir", str(target), "a new or empty directory")
     _start_tensorflow(command.verbose)
+    from tf_lottery.experiments.exporting import DOCUMENT, ExportConfig, export_model, find_images
     from tf_lottery.experiments.loading import load_model, sparsity
-    from tf_lottery.export import export_saved_model
+    from tf_lottery.reporting.exported import export_table
 
     loaded = load_model(path)
     if loaded.network is None:
         raise UsageError.bad_value("model_path", path, "something else than a SavedModel to export")
+    config = ExportConfig(
+        command.evaluation_attack("pgd20", "eval_eps", loaded.training_eps),
+        command.formats,
+        command.compact,
+        command.options["seed"],
+        command.verbose,
+    )
+    images = find_images(loaded, data_config, command.given, command.formats)
     target.parent.mkdir(parents=True, exist_ok=True)
-    export_saved_model(loaded.network, target, metadata=loaded.metadata)
+    document = export_model(
+        loaded,
+        target,
+        images,
+        config,
+        command=command.argv,
+        announce=lambda line: print(line, flush=True),
+    )
     print(f"{loaded.what}: {sparsity(loaded.network):.1%} of the conv and dense weights are 0")
-    print(f"SavedModel    {target}")
+    print()
+    print(export_table(document))
+    print()
+    for row in document["rows"]:
+        if row["file"]:
+            print(f"{row['label']:<22}  {target / row['file']}")
+    print(f"{'these numbers':<22}  {target / DOCUMENT}")
     return 0
 
 

@@ -22,9 +22,10 @@ from tf_lottery.checks import positive as _positive
 from tf_lottery.errors import UsageError
 
 __all__ = [
-    "ARCHITECTURES", "DATA_ON_DEVICE", "DISTRIBUTIONS", "DTYPE_POLICIES", "EXECUTORS", "KINDS",
-    "MODES", "OBJECTIVES", "PRUNING_SCHEDULES", "RATE_SCHEDULES", "SCOPES", "SCORES",
-    "AttackConfig", "DataConfig", "LotteryConfig", "ModelConfig", "ObjectiveConfig", "PruneConfig",
+    "ARCHITECTURES", "DATA_ON_DEVICE", "DISTRIBUTIONS", "DTYPE_POLICIES", "EXECUTORS",
+    "EXPORT_FORMATS", "KINDS", "MODES", "OBJECTIVES", "PRUNING_SCHEDULES", "RATE_SCHEDULES",
+    "SCOPES", "SCORES", "AttackConfig", "DataConfig", "LotteryConfig", "ModelConfig",
+    "ObjectiveConfig", "PruneConfig",
     "ScheduleConfig", "TrainConfig", "attack_from_name", "derive_seed", "differences",
     "fingerprint", "settings",
 ]  # fmt: skip
@@ -38,6 +39,10 @@ PRUNING_SCHEDULES = ("one_shot", "geometric", "decreasing")
 RATE_SCHEDULES = ("step", "cyclic", "cosine", "constant")
 EXECUTORS = ("local", "ray")
 DISTRIBUTIONS = ("none", "mirrored", "multiworker", "tpu")
+EXPORT_FORMATS = (
+    "saved_model", "tflite", "tflite_float16", "tflite_int8", "tflite_sparse",
+    "tflite_sparse_float16", "tflite_sparse_int8",
+)  # fmt: skip
 DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 DATA_ON_DEVICE = ("auto", "on", "off")
 

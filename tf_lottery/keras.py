@@ -5,12 +5,13 @@ objects. Import ``keras`` and ``tf`` from here, never directly.
 """
 
 import functools
+from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
 from tensorflow.python.eager import context
 
-__all__ = ["keras", "make_deterministic", "set_heartbeat_timeout", "tf"]
+__all__ = ["keras", "make_deterministic", "set_heartbeat_timeout", "tf", "tflite_schema"]
 
 
 def make_deterministic(seed: int) -> None:
@@ -29,3 +30,10 @@ def set_heartbeat_timeout(seconds: int) -> None:
     here.configure_coordination_service = functools.partial(
         type(here).configure_coordination_service, here, heartbeat_timeout_in_ms=1000 * seconds
     )
+
+
+def tflite_schema() -> Any:
+    """The module of the TFLite file format's classes, imported where it is needed."""
+    from tensorflow.lite.python import schema_py_generated
+
+    return schema_py_generated

@@ -59,6 +59,19 @@ class LoadedModel:
         attack = ((training.get("train") or {}).get("objective") or {}).get("attack") or {}
         return attack.get("eps")
 
+    @property
+    def dataset(self) -> str | None:
+        """The data set the model was trained or found on, where its provenance says so."""
+        record = self.metadata or {}
+        training, ticket = record.get("training") or {}, record.get("ticket") or {}
+        return (training.get("data") or {}).get("name") or ticket.get("dataset")
+
+    @property
+    def is_untrained_ticket(self) -> bool:
+        """True for the masked initial weights of a ticket."""
+        record = self.metadata or {}
+        return bool(record.get("ticket")) and record.get("training") is None
+
 
 def model_paths(given: str | Path) -> list[Path]:
     """The models at a path: of a run's work directory all it exported, else the one there.

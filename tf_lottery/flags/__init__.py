@@ -81,6 +81,7 @@ class Command:
       mode: one of ``config.MODES``.
       model_paths: what ``--model_path`` lists.
       transfer_attack, analysis_images, eval_batch_size: of mode evaluate.
+      formats, compact: of mode export.
       experiment, replicates, sweeps, reference_csv: of an experiment of the paper; ``sweeps``
         holds what was given.
       execution: where stages run.
@@ -96,6 +97,8 @@ class Command:
     ticket: str | None
     model_paths: tuple[str, ...]
     export_dir: str
+    formats: tuple[str, ...]
+    compact: bool
     evaluation_dir: str
     transfer_attack: str
     analysis_images: int
@@ -115,10 +118,16 @@ class Command:
         """The validated configuration; raises ``UsageError``."""
         return lottery_config(**self.options)
 
-    def evaluation_attack(self, name: str, flag: str) -> AttackConfig:
-        """The attack of that name with the settings of evaluation; errors name ``flag``."""
+    def evaluation_attack(self, name: str, flag: str, eps: float | None = None) -> AttackConfig:
+        """The attack of that name with the settings of evaluation; errors name ``flag``.
+
+        ``eps`` takes the place of ``--eps`` if that was not set.
+        """
+        options = (
+            self.options if eps is None or "eps" in self.given else self.options | {"eps": eps}
+        )
         try:
-            return evaluation_attack(name, self.options)
+            return evaluation_attack(name, options)
         except UsageError as error:
             raise UsageError(str(error).replace("--attacks", f"--{flag}"), flag) from None
 
@@ -170,6 +179,8 @@ def parse(argv: list[str]) -> Command | str:
         ticket=FLAGS.ticket,
         model_paths=tuple(path for path in (FLAGS.model_path or "").split(",") if path),
         export_dir=FLAGS.export_dir or f"{FLAGS.workdir}/saved_model/exported",
+        formats=tuple(name for name in FLAGS.formats if name),
+        compact=FLAGS.compact,
         evaluation_dir=FLAGS.evaluation_dir or f"{FLAGS.workdir}/evaluation",
         transfer_attack=FLAGS.transfer_attack,
         analysis_images=FLAGS.analysis_images,

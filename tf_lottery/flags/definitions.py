@@ -20,6 +20,7 @@ from tf_lottery.config import (
     DISTRIBUTIONS,
     DTYPE_POLICIES,
     EXECUTORS,
+    EXPORT_FORMATS,
     KINDS,
     MODES,
     OBJECTIVES,
@@ -111,8 +112,9 @@ TOPICS = {
             "mode",
             MODES,
             "run: search, train, compare. plan: list the stages, their cost and what is "
-            "finished. evaluate: attacks on any models, with a report. export: a SavedModel. "
-            "inspect: a ticket. report: rebuild the report of a work directory.",
+            "finished. evaluate: attacks on any models, with a report. export: a SavedModel, "
+            "TFLite files, and a table of what they weigh and do. inspect: a ticket. report: "
+            "rebuild the report of a work directory.",
             "run",
         ),
         _flag("list", "compare", f"Models to train and compare, of {_list(KINDS)}."),
@@ -154,6 +156,22 @@ TOPICS = {
             "evaluation_dir",
             "Where mode evaluate writes, and goes on from. Default: <workdir>/evaluation.",
             None,
+        ),
+    ],
+    "Export": [
+        _flag(
+            "list",
+            "formats",
+            f"What mode export writes, of {_list(EXPORT_FORMATS)}. sparse: non-zeros with their "
+            "positions. int8 is calibrated on training images.",
+            ["saved_model"],
+        ),
+        _flag(
+            "boolean",
+            "compact",
+            "Mode export: cut out the filters and units that no logit depends on. The logits "
+            "stay the same.",
+            False,
         ),
     ],
     "Experiments of the paper": [

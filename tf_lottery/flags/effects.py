@@ -14,14 +14,15 @@ from tf_lottery.flags.definitions import FLAGS, TOPICS
 _OF_EXPERIMENTS = ("experiment", "replicates", *SWEEPS, "reference_csv")
 _OF_STAGES = ("executor", "jobs", "ray_address", "ray_cpus", "ray_gpus")
 _OF_EVALUATE = ("evaluation_dir", "transfer_attack", "analysis_images", "eval_batch_size")
-_OF_MODELS = ("model_path", "export_dir", *_OF_EVALUATE)
+_OF_EXPORT = ("export_dir", "formats", "compact")
+_OF_MODELS = ("model_path", *_OF_EXPORT, *_OF_EVALUATE)
 
 # Mode -> flags that do nothing there. The settings of a run are not among them where models of
 # the run are looked at: its command line with another --mode shall do.
 _IDLE: dict[str, frozenset[str]] = {
     "run": frozenset(_OF_MODELS),
     "plan": frozenset(_OF_MODELS),
-    "evaluate": frozenset((*_OF_EXPERIMENTS, *_OF_STAGES, "export_dir")),
+    "evaluate": frozenset((*_OF_EXPERIMENTS, *_OF_STAGES, *_OF_EXPORT)),
     "export": frozenset((*_OF_EXPERIMENTS, *_OF_STAGES, *_OF_EVALUATE)),
     "inspect": frozenset((*_OF_EXPERIMENTS, *_OF_STAGES, *_OF_MODELS)),
     "report": frozenset(FLAGS) - {"mode", "workdir", "reference_csv", "verbose"},
