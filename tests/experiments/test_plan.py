@@ -108,8 +108,12 @@ def test_the_text():
     assert "2 jobs" in plan_text(planned, [dense], jobs=2)
     # Without a dense baseline a dense training is counted, where there is one to count.
     assert "dense" not in plan_text([PlannedStage(init, False, 0, 0.0)], [])
-    assert plan_text(planned[2:], [], counted=4 * 10**12).splitlines()[-1].startswith(
-        "all training together: 0.25 x the FLOPs of one dense training of each network and seed"
+    assert (
+        plan_text(planned[2:], [], counted=4 * 10**12)
+        .splitlines()[-1]
+        .startswith(
+            "all training together: 0.25 x the FLOPs of one dense training of each network and seed"
+        )
     )
 
 

@@ -179,9 +179,9 @@ def test_the_command_runs_resumes_and_adds_replicates(tmp_path, capsys):
         # A search of 1 epoch and a training of 2, over a dense training of 2.
         assert run["total_flops_over_dense"] == pytest.approx(1.5)
         assert run["total_seconds_over_dense"] is None
-    assert "one dense training of all epochs, counted" in (
-        tmp_path / "run" / "report.md"
-    ).read_text()
+    assert (
+        "one dense training of all epochs, counted" in (tmp_path / "run" / "report.md").read_text()
+    )
     # Another seed joins; what is there is not done again.
     assert main([*arguments, "--replicates=2"]) == 0
     printed = capsys.readouterr().out

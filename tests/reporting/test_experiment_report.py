@@ -266,6 +266,8 @@ def test_limits_are_those_of_the_document():
     document = build_experiment(seeds=range(5), attacks=())
     document |= {"scale": "", "baseline": None, "ledger": [], "claims": [], "figures": []}
     document["arms"] = document["arms"][:1]
+    for run in document["arms"][0]["runs"]:
+        run["total_flops_over_dense"] = None
     text = " ".join(limits(document))
     for words in ("scale", "With so few", "Unstructured", "earlier run", "upper bound", "claims"):
         assert words not in text
@@ -310,7 +312,9 @@ def test_costs_against_a_dense_training_that_was_not_run(tmp_path):
         for run in arm["runs"]:
             run["total_seconds_over_dense"] = None
     text, markdown = _write(tmp_path, document)
-    told = "Relative: search and training over one dense training of all epochs, counted and not run"
+    told = (
+        "Relative: search and training over one dense training of all epochs, counted and not run"
+    )
     assert told in text
     assert told in markdown
     assert "No dense network was trained here as a baseline." in text
