@@ -171,6 +171,7 @@ def test_only_the_flags_module_touches_flags():
         "tf_lottery.commands",
         "tf_lottery.execution",
         "tf_lottery.experiment_commands",
+        "tf_lottery.flags.effects",
     }
 
 

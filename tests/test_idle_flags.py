@@ -55,11 +55,9 @@ def test_every_way_to_type_a_flag_counts(capsys):
 def test_a_flagfile_may_say_more_than_a_mode_needs(mode, tmp_path):
     path = tmp_path / "run.flags"
     path.write_text("--experiment=fig1\n--epochs=3\n--replicates=2\n--jobs=2\n--workdir=w\n")
-    command = flags.parse([f"--flagfile={path}", f"--mode={mode}", "--verbose"])
-    assert command.given == {
-        "experiment", "epochs", "replicates", "jobs", "workdir", "mode", "verbose",
-    }  # fmt: skip
-    assert command.typed == {"mode", "verbose"}
+    command = flags.parse([f"--flagfile={path}", f"--mode={mode}"])
+    assert command.given == {"experiment", "epochs", "replicates", "jobs", "workdir", "mode"}
+    assert command.typed == {"mode"}
     refuse_idle_flags(command)
 
 

@@ -149,6 +149,11 @@ def test_single_values_of_the_paper_are_hollow():
     assert "Hollow markers" in text
     assert "at the right edge" in text
     assert panels.PAPER in _texts(figure)
+    # Where the authors' curve is drawn it shows its own points.
+    curves = build_experiment(epochs=10)["reference"]
+    figure = _draw(document | {"reference": curves}, "epochs", ["validation_natural"])
+    hollow = [line for line in figure.axes[0].get_lines() if line.get_markerfacecolor() == "none"]
+    assert [line.get_ydata()[0] for line in hollow] == [88.0]
 
 
 def test_a_line_ends_with_the_first_of_its_seeds():

@@ -9,13 +9,14 @@ from __future__ import annotations
 from tf_lottery.errors import UsageError
 from tf_lottery.experiments.paper import SWEEPS
 from tf_lottery.flags import Command
-from tf_lottery.flags.definitions import FLAGS, TOPICS
+from tf_lottery.flags.definitions import TOPICS
 
 _OF_EXPERIMENTS = ("experiment", "replicates", *SWEEPS, "reference_csv")
 _OF_STAGES = ("executor", "jobs", "ray_address", "ray_cpus", "ray_gpus")
 _OF_EVALUATE = ("evaluation_dir", "transfer_attack", "analysis_images", "eval_batch_size")
 _OF_EXPORT = ("export_dir", "formats", "compact")
 _OF_MODELS = ("model_path", *_OF_EXPORT, *_OF_EVALUATE)
+_ALL = tuple(name for topic in TOPICS.values() for name in topic)
 
 # Mode -> flags that do nothing there. The settings of a run are not among them where models of
 # the run are looked at: its command line with another --mode shall do.
@@ -25,7 +26,7 @@ _IDLE: dict[str, frozenset[str]] = {
     "evaluate": frozenset((*_OF_EXPERIMENTS, *_OF_STAGES, *_OF_EXPORT)),
     "export": frozenset((*_OF_EXPERIMENTS, *_OF_STAGES, *_OF_EVALUATE)),
     "inspect": frozenset((*_OF_EXPERIMENTS, *_OF_STAGES, *_OF_MODELS)),
-    "report": frozenset(FLAGS) - {"mode", "workdir", "reference_csv", "verbose"},
+    "report": frozenset(_ALL) - {"mode", "workdir", "reference_csv", "verbose"},
 }
 
 
@@ -50,4 +51,4 @@ def refuse_idle_flags(command: Command) -> None:
 
 
 def _in_order(names: frozenset[str]) -> list[str]:
-    return [name for topic in TOPICS.values() for name in topic if name in names]
+    return [name for name in _ALL if name in names]

@@ -80,8 +80,13 @@ def reference_line(document: Document, arm: dict, measure: Measure, last: int) -
 def published_points(
     document: Document, arm: dict, measure: Measure, last: int
 ) -> list[tuple[float, float]]:
-    """(epoch, value) of the paper's single values; its best and last ones at the right edge."""
+    """(epoch, value) of the paper's single values; its best and last ones at the right edge.
+
+    Those that the authors' curve goes through are left out.
+    """
     points = []
+    curve = reference_line(document, arm, measure, last)
+    drawn_epochs = [] if curve is None else curve.epochs
     for word, number in arm["published"].items():
         parsed = measures.parse(word)
         if parsed.at is None or parsed.quantity not in measures.CURVES:
@@ -90,7 +95,7 @@ def published_points(
             continue
         if isinstance(parsed.at, str):
             points.append((_EDGE * last, measures.scale(measure) * number))
-        elif parsed.at <= last:
+        elif parsed.at <= last and parsed.at not in drawn_epochs:
             points.append((float(parsed.at), measures.scale(measure) * number))
     return points
 

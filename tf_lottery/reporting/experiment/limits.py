@@ -54,7 +54,7 @@ def unmeasured(document: Document) -> Iterator[str]:
     if not any(parse(word).quantity == "distance" for word in words):
         return
     missing = [
-        arm["name"]
+        (arm["name"], run["seed"])
         for arm in document["arms"]
         for run in arm["runs"]
         if run["density"] < 1 and any(record["distance"] is None for record in run["curve"])
@@ -64,10 +64,10 @@ def unmeasured(document: Document) -> Iterator[str]:
         for entry in document["ledger"]
         if entry["kind"] == "train"
         and entry["label"].startswith("train")
-        and set(entry["models"]) & set(missing)
+        and any((name, entry["seed"]) in missing for name in entry["models"])
     ]
     if missing:
-        names = listed(list(dict.fromkeys(missing)))
+        names = listed(list(dict.fromkeys(name for name, _ in missing)))
         yield (
             f"The distance to the network it was cut from is missing for {names}: the store holds "
             "trainings of a version of tf_lottery that did not record it yet. To have it, remove "
