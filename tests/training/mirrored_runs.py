@@ -27,23 +27,26 @@ from tf_lottery.training import callbacks, run
 from tf_lottery.training.devices import make_distribution
 from tf_lottery.training.distribution import Distribution
 
-STEPS = 10  # an epoch
+STEPS = 5  # an epoch
 BATCH = 64
 NATURAL = TrainConfig(
     objective=ObjectiveConfig("natural"),
-    epochs=2,
+    epochs=4,
     batch_size=BATCH,
     schedule=ScheduleConfig("constant", peak=0.05),
     weight_decay=1e-2,
-    validation_attack=attack_from_name("pgd3", eps=0.1),
     keep_epochs=(1,),
 )
-PGD = dataclasses.replace(
-    NATURAL,
-    objective=ObjectiveConfig(
-        "pgd", dataclasses.replace(attack_from_name("pgd3", eps=0.1), random_start=True)
-    ),
-)
+
+
+def attacked(norm, eps):
+    attack = attack_from_name("pgd3", eps=eps, norm=norm, random_start=True)
+    return dataclasses.replace(
+        NATURAL, objective=ObjectiveConfig("pgd", attack), validation_attack=attack
+    )
+
+
+PGD = {"linf": attacked("linf", 0.1), "l2": attacked("l2", 1.0)}
 
 
 class InterruptionError(Exception):
@@ -77,11 +80,11 @@ def main(root: Path) -> None:
         weights.write_arrays(directory / "masks.npz", masked.get_masks())
         weights.write_arrays(directory / "network.npz", weights.get_weights(masked.network))
 
-    def interrupted(name, config, distribution):
+    def interrupted(name, config, distribution, epochs):
         class Stops(callbacks.History):
             def on_epoch_begin(self, epoch, logs=None):
                 super().on_epoch_begin(epoch, logs)
-                if epoch == 1:
+                if epoch == epochs:
                     raise InterruptionError
 
         original, callbacks.History = callbacks.History, Stops
@@ -95,16 +98,16 @@ def main(root: Path) -> None:
 
     trained("natural-1", NATURAL, one)
     trained("natural-2", NATURAL, two)
-    trained("pgd-1", PGD, one)
-    trained("pgd-2", PGD, two)
+    for norm, config in PGD.items():
+        trained(f"{norm}-1", config, one)
+        trained(f"{norm}-2", config, two)
     apart = dataclasses.replace(NATURAL, batch_norm_groups=2)
     trained("apart", apart, two)
-    # Cut after the first epoch; goes on with other devices, or the same.
-    interrupted("resumed-2", NATURAL, one)
-    trained("resumed-2", NATURAL, two)
-    interrupted("resumed-1", NATURAL, two)
-    trained("resumed-1", NATURAL, one)
-    interrupted("resumed-apart", apart, two)
+    # Goes on with other devices, or the same.
+    interrupted("resumed", NATURAL, one, epochs=1)
+    interrupted("resumed", NATURAL, two, epochs=2)
+    trained("resumed", NATURAL, one)
+    interrupted("resumed-apart", apart, two, epochs=1)
     trained("resumed-apart", apart, two)
 
     placed = two.place(network())
@@ -116,7 +119,7 @@ def main(root: Path) -> None:
 
     def pipeline(**parts):
         return training_batches(
-            data.train_images, data.train_labels, batch_size=BATCH, epochs=2, order_seed=5, **parts
+            data.train_images, data.train_labels, batch_size=BATCH, epochs=4, order_seed=5, **parts
         )
 
     def validation(**parts):

@@ -5,9 +5,11 @@ each number in a step, which grows over the 20 steps of these runs to 3e-7 as me
 ``CLOSE`` leaves a factor of 30. A mistake in scale is far above that: decay counted once
 a replica moves the weights by 20 steps * 0.05 * 1e-2 of themselves, 1e-2.
 
-Where an attack follows the sign of a pixel's gradient, a gradient that is 0 but for
-rounding moves that pixel of that example by as much as 2 * step size. One such example
-in a batch of 64 moves the weights by about 1e-5; ``ATTACKED`` allows for several.
+The l_2 attack is as smooth as that. An l_inf attack follows the sign of each pixel's
+gradient: one that is 0 but for rounding moves its pixel by as much as 2 * step size, and
+what that changes lets more signs turn. 5e-4 was measured after 20 steps (none turned
+with other seeds: 3e-7); ``SIGNS`` leaves a factor of 10, and is a tenth of what another
+random start makes.
 """
 
 import json
@@ -30,7 +32,7 @@ from tf_lottery.training import devices
 from tf_lottery.training.distribution import Distribution
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
-ATTACKED = {"rtol": 0, "atol": 5e-4}
+SIGNS = {"rtol": 0, "atol": 5e-3}
 MEASURED = (
     "learning_rate", "loss", "train_accuracy", "validation_natural", "validation_robust",
 )  # fmt: skip
@@ -56,11 +58,12 @@ def runs(tmp_path_factory):
 def assert_same_run(ours, theirs, tolerance):
     """Histories, weights after each epoch that was kept, and masks."""
     mine, other = (json.loads((path / "history.json").read_text()) for path in (ours, theirs))
-    assert [row["epoch"] for row in mine] == [1, 2]
+    assert [row["epoch"] for row in mine] == [1, 2, 3, 4]
     for a, b in zip(mine, other, strict=True):
         for column in MEASURED:
-            # Of 101 validation images not one may be judged otherwise.
-            np.testing.assert_allclose(a[column], b[column], **tolerance, err_msg=column)
+            if None not in (a[column], b[column]):
+                # Of 101 validation images not one may be judged otherwise, by the smooth.
+                np.testing.assert_allclose(a[column], b[column], **tolerance, err_msg=column)
     for name in ("epoch-1", "best", "final", "network"):
         values = weights.read_arrays(ours / f"{name}.npz")
         expected = weights.read_arrays(theirs / f"{name}.npz")
@@ -81,13 +84,14 @@ def test_two_devices_train_what_one_does(runs):
     assert_same_run(runs / "natural-2", runs / "natural-1", CLOSE)
 
 
-def test_two_devices_attack_what_one_does(runs):
-    assert_same_run(runs / "pgd-2", runs / "pgd-1", ATTACKED)
+@pytest.mark.parametrize(("norm", "tolerance"), [("l2", CLOSE), ("linf", SIGNS)])
+def test_two_devices_attack_what_one_does(runs, norm, tolerance):
+    assert_same_run(runs / f"{norm}-2", runs / f"{norm}-1", tolerance)
     # The comparison can fail: the attack matters.
-    assert largest_difference(runs / "pgd-1", runs / "natural-1") > 20 * ATTACKED["atol"]
+    assert largest_difference(runs / f"{norm}-1", runs / "natural-1") > 10 * tolerance["atol"]
 
 
-@pytest.mark.parametrize("name", ["natural-2", "pgd-2", "apart"])
+@pytest.mark.parametrize("name", ["natural-2", "linf-2", "apart"])
 def test_pruned_weights_stay_zero_on_two_devices(runs, name):
     masks = weights.read_arrays(runs / name / "masks.npz")
     for file in ("epoch-1", "final"):
@@ -119,8 +123,7 @@ def test_two_devices_see_the_images_in_the_order_of_one(runs, which):
 
 
 def test_a_run_goes_on_with_another_number_of_devices(runs):
-    assert_same_run(runs / "resumed-2", runs / "natural-1", CLOSE)
-    assert_same_run(runs / "resumed-1", runs / "natural-1", CLOSE)
+    assert_same_run(runs / "resumed", runs / "natural-1", CLOSE)
 
 
 def test_batch_norm_by_device_is_another_result_which_resumes(runs):
