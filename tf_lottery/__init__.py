@@ -18,6 +18,7 @@ _PUBLIC = {
     "build_model": "tf_lottery.models",
     "make_attack": "tf_lottery.attacks",
     "prune": "tf_lottery.pruning",
+    "compact": "tf_lottery.compaction",
     "evaluate": "tf_lottery.evaluation",
     "Ticket": "tf_lottery.tickets",
     "find_ticket": "tf_lottery.lottery",

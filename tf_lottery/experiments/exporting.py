@@ -210,7 +210,7 @@ def export_model(
             "model": loaded.what,
             "machine": machine(),
             "compaction": metadata["compaction"],
-            **_measured(rows, whole, images, config, announce),
+            **measured(rows, whole.input_shape[1:], images, config, announce),
         }
     files.write_json(target / DOCUMENT, document)
     return document
@@ -242,14 +242,27 @@ def representative_images(data: ImageData, seed: int) -> np.ndarray:
 # Measuring ---------------------------------------------------------------------------
 
 
-def _measured(
+def measured(
     rows: Sequence[tuple[dict, Artefact]],
-    whole: keras.Model,
+    shape: Sequence[int],
     images: Images,
     config: ExportConfig,
-    announce: Callable[[str], None],
+    announce: Callable[[str], None] = lambda line: None,
 ) -> dict:
-    """The rest of the document."""
+    """What ``export.json`` says about files.
+
+    Args:
+      rows: what is known of each already, ``label`` and ``format`` at least, and the file. Among
+        them a SavedModel, on whose last one the TFLite files' adversarial examples are made.
+      shape: (height, width, channels) of an image.
+      images: to measure accuracy on.
+      config: attack and seed.
+      announce: told of each step.
+
+    Returns:
+      ``rows``, in order, with what was measured added; ``timing``, ``accuracy``,
+      ``not_measured``.
+    """
     artefacts = {row["label"]: artefact for row, artefact in rows}
     result: list[dict] = [dict(row) for row, _ in rows]
     for row in result:
@@ -257,7 +270,6 @@ def _measured(
         row["weights"], row["nonzero_weights"] = artefact.counts()
         row["bytes"], row["gzip_bytes"] = artefact.sizes()
     announce("timing, all files in turns")
-    shape = whole.input_shape[1:]
     rounds = _timed(result, artefacts, shape)
     accuracy = None
     if images.data is not None and not images.missing:
