@@ -298,24 +298,6 @@ def test_step_is_traced_once_over_two_epochs(tiny_network, tiny_data):
     assert len(validation) == 1
 
 
-def test_jit_compiled_steps_agree(tiny_network, tiny_masks):
-    results = []
-    for jit in (False, True):
-        masked = wrap(tiny_network())
-        masked.set_masks(tiny_masks(masked.kernels))
-        model = LotteryModel(masked, objective("fgsm"), weight_decay=DECAY)
-        model.compile(optimizer=keras.optimizers.SGD(RATE, momentum=MOMENTUM), jit_compile=jit)
-        step = tf.function(model.train_step, jit_compile=jit)
-        for i in range(2):
-            step(batch(i))
-        results.append(weights.get_weights(masked.network))
-        if jit:
-            for name, mask in masked.get_masks().items():
-                assert not results[1][f"{name}/kernel"][~mask].any()
-    for name, value in results[0].items():
-        np.testing.assert_allclose(value, results[1][name], atol=1e-4, err_msg=name)
-
-
 def test_loss_scaling_does_not_change_the_step(tiny_network):
     results = []
     for scaled in (False, True):

@@ -345,7 +345,7 @@ def test_batch_larger_than_the_training_set(sparse, tiny_data, tmp_path):
         train(sparse(), tiny_data, config, seed=0, directory=tmp_path, verbose=0)
 
 
-# --- precision, compilation -----------------------------------------------------------
+# --- precision ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
@@ -389,20 +389,6 @@ def test_float16_run_resumes_with_its_loss_scale(
     rows = train(sparse(dtype_policy="mixed_float16"), tiny_data, config,
                  validation_network=tiny_network(), **options)  # fmt: skip
     assert [row["epoch"] for row in rows] == [1, 2]
-
-
-def test_jit_compiled_run_equals_the_plain_one(sparse, tiny_data, tmp_path):
-    results = []
-    for jit in (False, True):
-        directory = tmp_path / str(jit)
-        directory.mkdir()
-        config = dataclasses.replace(
-            ROBUST, epochs=1, batch_size=48, jit_compile=jit, keep_epochs=()
-        )
-        train(sparse(), tiny_data, config, seed=0, directory=directory, verbose=0)
-        results.append(weights.read_arrays(directory / "final.npz"))
-    for name, value in results[0].items():
-        np.testing.assert_allclose(value, results[1][name], atol=1e-3, err_msg=name)
 
 
 # --- TensorBoard ----------------------------------------------------------------------

@@ -29,13 +29,16 @@ OBJECTIVES = {
 
 
 class Counted:
-    """An objective and a validation attack that count how often Python runs them: traces."""
+    """An objective and a validation attack that count how often Python runs them: traces.
+
+    Validation is attacked beside FGSM training alone, as compiling it takes seconds.
+    """
 
     def __init__(self, name):
         config = OBJECTIVES[name]
         plain = make_objective(config, config.attack and make_attack(config.attack))
         validation = make_attack("pgd2", eps=0.05)
-        self.traced = {"training": 0, "validation": 0}
+        self.traced = {"training": 0}
 
         def perturb(*args):
             self.traced["training"] += 1
@@ -45,7 +48,10 @@ class Counted:
             self.traced["validation"] += 1
             return validation(*args)
 
-        self.objective, self.validation_attack = Objective(name, perturb, plain.loss), attack
+        self.objective = Objective(name, perturb, plain.loss)
+        self.validation_attack = None
+        if name == "fgsm":
+            self.traced["validation"], self.validation_attack = 0, attack
 
 
 def fitted(masked, data, name, jit_compile):
@@ -68,7 +74,7 @@ def fitted(masked, data, name, jit_compile):
     )
     assert model.train_function.experimental_get_tracing_count() == 1
     assert model.test_function.experimental_get_tracing_count() == 1
-    assert counted.traced == {"training": 1, "validation": 1}
+    assert set(counted.traced.values()) == {1}
     return history.history
 
 
@@ -152,7 +158,7 @@ def test_images_on_the_device_train_the_same_weights(
     sparse, tiny_data, tmp_path, monkeypatch, jit_compile
 ):
     config = TrainConfig(
-        objective=OBJECTIVES["fgsm"],
+        objective=OBJECTIVES["natural"],
         epochs=2,
         batch_size=32,
         schedule=ScheduleConfig("constant", peak=0.05),
