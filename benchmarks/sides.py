@@ -201,6 +201,9 @@ class KerasCleverhans:
             # tensorflow-model-optimization's own way: its wrappers mask at every call.
             masked.set_masks(masks)
             model = masked.wrapped
+            for layer in model.layers:
+                if hasattr(layer, "pruning_step"):
+                    layer.pruning_step.assign(0)  # as its callback would; the masks stay
         self._model = model
         self._start = model.get_weights()
         self._case = ""
