@@ -135,7 +135,12 @@ def _reference(command: Command, runs: Iterable[str | None], source: str) -> dic
             f"no arm of {source} has a curve among the authors' at these settings: "
             "--reference_csv is not used"
         )
-    return read_reference(command.reference_csv, wanted)
+    found = read_reference(command.reference_csv, wanted)
+    missing = [run for run in dict.fromkeys(wanted) if run not in found["runs"]]
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        print(f"{found['file']} has no run {', '.join(missing[:3])}{more}: drawn without")
+    return found
 
 
 def _width() -> int:

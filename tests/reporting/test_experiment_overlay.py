@@ -91,7 +91,9 @@ def test_mode_report_draws_the_curves_of_a_file(workdir, tmp_path, capsys):
         "run,epoch,valid_clean,valid_robust\nboosting curve,0,70,30\nboosting curve,1,75,31\n"
     )
     command = ["--mode=report", f"--workdir={workdir}", f"--reference_csv={path}"]
+    capsys.readouterr()
     assert main(command) == 0
+    assert "curves.csv has no run dense curve: drawn without" in capsys.readouterr().out
     assert picture.read_bytes() != plain
     assert "(curves.csv)" in (workdir / "report.md").read_text()
     after = read_experiment(workdir / EXPERIMENT)
