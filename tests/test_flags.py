@@ -90,6 +90,8 @@ SAMPLES = {
     "validation_images": ("9", 9),
     "dtype_policy": ("mixed_bfloat16", "mixed_bfloat16"),
     "jit_compile": ("true", True),
+    "sync_batch_norm": ("false", False),
+    "devices": ("2", 2),
     "seed": ("4", 4),
     "deterministic": ("true", True),
 }
@@ -270,3 +272,17 @@ def test_messages_of_enumerations_list_the_choices():
         flags.parse(["--mode=walk"])
     with pytest.raises(UsageError, match=r"--model.*alexnet.*convnet.*vgg"):
         flags.parse(["--model=alexnet"])
+
+
+@pytest.mark.parametrize("rest", [["--jobs=2"], ["--executor=ray"]])
+@pytest.mark.parametrize("kind", ["mirrored", "multiworker", "tpu"])
+def test_devices_that_share_a_training_take_one_stage_at_a_time(kind, rest):
+    with pytest.raises(UsageError, match=rf"^--distribute: got '{kind}'.*--jobs"):
+        flags.parse([f"--distribute={kind}", *rest])
+    assert flags.parse([f"--distribute={kind}"]).execution.distribute == kind
+
+
+@pytest.mark.parametrize("seconds", [4, 0, -1])
+def test_the_patience_with_silent_workers_has_a_least(seconds):
+    with pytest.raises(UsageError, match=f"^--worker_timeout: got {seconds}, must be 5"):
+        flags.parse([f"--worker_timeout={seconds}"])

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tf_lottery import experiment_commands, files
-from tf_lottery.errors import StoreError, UsageError
+from tf_lottery.errors import LotteryError, StoreError, UsageError
 from tf_lottery.execution import finish_stages, make_places
 from tf_lottery.experiments.paper import SWEEPS
 from tf_lottery.flags import Command
@@ -35,7 +35,10 @@ def execute(command: Command) -> int:
     Raises:
       LotteryError: see ``tf_lottery.errors``.
     """
-    if command.execution.distribute != "none" and command.mode not in ("run", "plan"):
+    chosen = command.execution
+    if chosen.devices and chosen.distribute == "none":
+        raise UsageError("--devices goes with --distribute, which is not given", "devices")
+    if chosen.distribute != "none" and command.mode not in ("run", "plan"):
         raise UsageError(
             f"--distribute goes with --mode=run, which trains, got --mode={command.mode}",
             "distribute",
@@ -81,7 +84,7 @@ def _start_devices(command: Command) -> Distribution:
 
 @contextlib.contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """Drops what is written to file descriptor 2, unless the body raises.
+    """Drops what is written to file descriptor 2, unless the body fails unexpectedly.
 
     TensorFlow's C++ side writes there before any of its own switches works.
     """
@@ -91,6 +94,8 @@ def _silent_stderr() -> Iterator[None]:
         os.dup2(sink.fileno(), 2)
         try:
             yield
+        except LotteryError:
+            raise
         except BaseException:
             sink.seek(0)
             os.write(kept, sink.read())
