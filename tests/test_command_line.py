@@ -95,6 +95,10 @@ USAGE = [
     (["--eval_norm=l2", "--eval_eps=-1"], "--eval_eps", "-1", "0 or more"),
     (["--mode=evaluate", "--model_path=.", "--analysis_images=-1"], "--analysis_images", "-1", "0"),
     (["--mode=evaluate", "--model_path=.", "--eval_batch_size=-1"], "--eval_batch_size", "-1", "0"),
+    (["--devices=2"], "--devices", "", "--distribute"),
+    (["--distribute=mirrored", "--devices=-1"], "--devices", "-1", "0 or more"),
+    (["--distribute=mirrored", "--mode=evaluate"], "--distribute", "evaluate", "--mode=run"),
+    (["--distribute=multiworker"], "--distribute=multiworker", "TF_CONFIG", "HOST:PORT"),
 ]
 
 
@@ -418,6 +422,28 @@ def test_a_failed_run_of_the_process_is_one_line(folder):
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert "loss is" in done.stderr
+
+
+def test_a_tpu_that_is_not_there_is_one_line(folder):
+    done = run_apart([*TINY, "--distribute=tpu", "--workdir=w"])
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("tf_lottery: --tpu: no TPU answers at 'local' (")
+    assert list(folder.iterdir()) == []
+
+
+def test_devices_are_no_part_of_a_result(folder):
+    done = run_apart([*TINY, "--distribute=mirrored", "--devices=2", "--workdir=two"])
+    assert done.returncode == 0, done.stderr
+    assert main([*TINY, "--workdir=one"]) == 0
+    two, one = (json.loads((folder / name / "results.json").read_text()) for name in ("two", "one"))
+    assert two["settings"] == one["settings"]
+    assert [entry["stage"] for entry in two["ledger"]] == [
+        entry["stage"] for entry in one["ledger"]
+    ]
+    assert "--distribute=mirrored" in two["command"]
+    loss, expected = (document["curves"]["dense"][0]["loss"] for document in (two, one))
+    assert loss == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_console_script_is_the_same_main():

@@ -92,7 +92,7 @@ SAMPLES = {
     "attack_loss_scale": ("1024", 1024.0),
     "jit_compile": ("true", True),
     "data_on_device": ("on", "on"),
-    "sync_batch_norm": ("true", True),
+    "sync_batch_norm": ("false", False),
     "devices": ("2", 2),
     "seed": ("4", 4),
     "deterministic": ("true", True),
@@ -106,12 +106,11 @@ def test_the_samples_cover_every_option():
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_flag_sets_its_option_alone(name):
     text, value = SAMPLES[name]
-    together = ["--distribute=mirrored"] if name == "devices" else []
-    command = flags.parse([f"--{name}={text}", *together])
+    command = flags.parse([f"--{name}={text}"])
     expected = {**definitions.DEFAULTS, name: value}
     expected = {k: tuple(v) if isinstance(v, list) else v for k, v in expected.items()}
     assert command.options == expected
-    assert command.given == {name} | ({"distribute"} if together else set())
+    assert command.given == {name}
 
 
 def test_parsing_forgets_the_previous_command_line():
@@ -275,3 +274,17 @@ def test_messages_of_enumerations_list_the_choices():
         flags.parse(["--mode=walk"])
     with pytest.raises(UsageError, match=r"--model.*alexnet.*convnet.*vgg"):
         flags.parse(["--model=alexnet"])
+
+
+@pytest.mark.parametrize("rest", [["--jobs=2"], ["--executor=ray"]])
+@pytest.mark.parametrize("kind", ["mirrored", "multiworker", "tpu"])
+def test_devices_that_share_a_training_take_one_stage_at_a_time(kind, rest):
+    with pytest.raises(UsageError, match=rf"^--distribute: got '{kind}'.*--jobs"):
+        flags.parse([f"--distribute={kind}", *rest])
+    assert flags.parse([f"--distribute={kind}"]).execution.distribute == kind
+
+
+@pytest.mark.parametrize("seconds", [4, 0, -1])
+def test_the_patience_with_silent_workers_has_a_least(seconds):
+    with pytest.raises(UsageError, match=f"^--worker_timeout: got {seconds}, must be 5"):
+        flags.parse([f"--worker_timeout={seconds}"])

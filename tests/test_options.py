@@ -197,7 +197,7 @@ BAD = {
 }
 FREE = {
     "data_dir", "augment", "normalize", "random_start", "eval_random_start", "jit_compile",
-    "deterministic", "sync_batch_norm",
+    "sync_batch_norm", "deterministic",
 }  # fmt: skip
 
 
@@ -240,3 +240,13 @@ def test_early_stopping_is_of_training_not_of_the_search():
     config = lottery_config(patience=4)
     assert (config.train.patience, config.ticket_train.patience) == (4, 4)
     assert (config.search.patience, config.winning_search.patience) == (0, 0)
+
+
+def test_devices_count_only_where_batch_norm_is_not_synchronised():
+    assert lottery_config(devices=4) == lottery_config()
+    config = lottery_config(devices=4, sync_batch_norm=False)
+    trainings = (config.search, config.winning_search, config.train, config.ticket_train)
+    assert [training.batch_norm_groups for training in trainings] == [4] * 4
+    with pytest.raises(UsageError, match=r"^--devices: got 0, .*--nosync_batch_norm"):
+        lottery_config(sync_batch_norm=False)
+    assert lottery_config(devices=1, sync_batch_norm=False) == lottery_config()

@@ -38,7 +38,10 @@ def execute(command: Command) -> int:
       LotteryError: see ``tf_lottery.errors``.
     """
     refuse_idle_flags(command)
-    if command.execution.distribute != "none" and command.mode not in ("run", "plan"):
+    chosen = command.execution
+    if chosen.devices and chosen.distribute == "none":
+        raise UsageError("--devices goes with --distribute, which is not given", "devices")
+    if chosen.distribute != "none" and command.mode not in ("run", "plan"):
         raise UsageError(
             f"--distribute goes with --mode=run, which trains, got --mode={command.mode}",
             "distribute",

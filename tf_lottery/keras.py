@@ -11,7 +11,7 @@ import tensorflow as tf
 import tf_keras as keras
 from tensorflow.python.eager import context
 
-__all__ = ["keras", "make_deterministic", "set_heartbeat_timeout", "tf", "tflite_schema"]
+__all__ = ["keras", "make_deterministic", "set_worker_timeouts", "tf", "tflite_schema"]
 
 
 def make_deterministic(seed: int) -> None:
@@ -20,15 +20,22 @@ def make_deterministic(seed: int) -> None:
     tf.config.experimental.enable_op_determinism()
 
 
-def set_heartbeat_timeout(seconds: int) -> None:
-    """How long a process of a ``MultiWorkerMirroredStrategy`` may be silent.
+def set_worker_timeouts(start: int, silence: int) -> None:
+    """How long processes of a ``MultiWorkerMirroredStrategy`` made later are waited for.
 
-    The strategies made from now on hold it for dead then. TensorFlow has 10 seconds, in
-    which a machine may well stand still, and no public way to change that.
+    TensorFlow has 10 seconds of silence, in which a machine may well stand still, and no
+    public way to change that.
+
+    Args:
+      start: seconds until all have to be there.
+      silence: seconds after which one counts as lost.
     """
     here = context.context()
     here.configure_coordination_service = functools.partial(
-        type(here).configure_coordination_service, here, heartbeat_timeout_in_ms=1000 * seconds
+        type(here).configure_coordination_service,
+        here,
+        cluster_register_timeout_in_ms=1000 * start,
+        heartbeat_timeout_in_ms=1000 * silence,
     )
 
 

@@ -223,7 +223,7 @@ def lottery_config(
       10
     """
     if devices < 0 or (devices == 0 and not sync_batch_norm):
-        allowed = "0 or more" if sync_batch_norm else "their number, with --nosync_batch_norm"
+        allowed = "0 or more" if sync_batch_norm else "how many there are, with --nosync_batch_norm"
         raise UsageError.bad_value("devices", devices, allowed)
     natural = objective == search_objective == "natural"
     if normalize is None:

@@ -8,10 +8,12 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
+from tf_lottery.errors import LotteryError
+
 
 @contextlib.contextmanager
 def silent_stderr(unless: bool = False) -> Iterator[None]:
-    """Drops what is written to file descriptor 2, unless the body raises.
+    """Drops what is written to file descriptor 2, unless the body fails unexpectedly.
 
     TensorFlow's C++ side writes there before any of its own switches works.
 
@@ -27,6 +29,8 @@ def silent_stderr(unless: bool = False) -> Iterator[None]:
         os.dup2(sink.fileno(), 2)
         try:
             yield
+        except LotteryError:
+            raise
         except BaseException:
             sink.seek(0)
             os.write(kept, sink.read())

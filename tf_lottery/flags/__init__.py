@@ -62,10 +62,7 @@ class Execution:
             raise UsageError.bad_value("worker_timeout", self.worker_timeout, "5 (seconds) or more")
         if self.devices < 0:
             raise UsageError.bad_value("devices", self.devices, "0 or more")
-        if self.distribute == "none":
-            if self.devices:
-                raise UsageError("--devices goes with --distribute", "devices")
-        elif self.executor != "local" or self.jobs > 1:
+        if self.distribute != "none" and (self.executor != "local" or self.jobs > 1):
             raise UsageError(
                 f"--distribute: got {self.distribute!r}, which takes one stage at a time: leave "
                 "out --jobs and --executor",

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from tf_lottery.errors import UsageError
-from tf_lottery.keras import set_heartbeat_timeout, tf
+from tf_lottery.keras import set_worker_timeouts, tf
 from tf_lottery.training.distribution import Distribution
 
+_START_SECONDS = 3600  # until all processes have to be there
 # Of a Slurm job, by its number: jobs that share a node are kept apart.
 _FIRST_PORT, _PORTS = 20000, 10000
 
@@ -79,12 +81,13 @@ def _workers(timeout: int, announce: Callable[[str], Any]) -> Distribution:
     worker, workers = _place_among_workers(os.environ.get("TF_CONFIG"))
     if workers > 1:
         announce(f"worker {worker} of {workers}, counted from 0: waiting for the others to start")
-    set_heartbeat_timeout(timeout)
+    set_worker_timeouts(_START_SECONDS, timeout)
     try:
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
         raise UsageError(
-            f"--distribute=multiworker: worker {worker} of {workers} cannot join: {error}",
+            f"--distribute=multiworker: worker {worker} of {workers} cannot join "
+            f"({_reason(error)})",
             "distribute",
         ) from error
     return Distribution(strategy, worker, workers)
@@ -155,7 +158,9 @@ def _tpu(name: str) -> Distribution:
             tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
         return Distribution(tf.distribute.TPUStrategy(resolver))
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        raise UsageError(
-            f"--distribute=tpu: there is no TPU at --tpu={name} ({error})", "tpu"
-        ) from error
+    except (tf.errors.OpError, ValueError, RuntimeError, OSError) as error:
+        raise UsageError(f"--tpu: no TPU answers at {name!r} ({_reason(error)})", "tpu") from error
+
+
+def _reason(error: Exception) -> str:
+    return textwrap.shorten(str(error), 200)
