@@ -32,12 +32,20 @@ MODELS = {  # label -> build_model arguments, input shape, batch size
 }
 
 
-def make_step(arguments: dict, shape: tuple, batch_size: int, objective: str, sparsity: float):
+def make_step(
+    arguments: dict,
+    shape: tuple,
+    batch_size: int,
+    objective: str,
+    sparsity: float,
+    attack_steps: int = 10,
+):
     """A function that runs one training step to its end."""
     config = lottery_config(
         model=arguments["name"],
         objective=objective,
         search_objective=objective,
+        steps=attack_steps or 10,
         batch_size=batch_size,
         epochs=1,
     )
