@@ -1,12 +1,16 @@
 """Work grows with the number of stages and no faster; counted, not timed."""
 
+import importlib.util
+import json
 import pickle
 import sys
 import uuid
+from pathlib import Path
 
 import pytest
 from toys import toy
 
+import tf_lottery
 from tf_lottery import flags
 from tf_lottery.errors import StoreError
 from tf_lottery.experiment_commands import make_design
@@ -167,6 +171,47 @@ def test_a_plan_builds_each_network_once_however_many_replicates(tmp_path, monke
     assert len({item.stage.runtime["config"].model for item in planned}) == 5
     assert len(built) == len(set(built)) == 5
     assert plan_text(planned, study.baselines).count("\n") > 3 * 5 * 4
+
+
+@pytest.fixture(scope="module")
+def benchmark_module():
+    path = Path(tf_lottery.__file__).parents[1] / "benchmarks" / "store.py"
+    spec = importlib.util.spec_from_file_location("benchmark_of_the_store", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_benchmark_finishes_every_replicate_with_the_files_of_the_first(
+    tmp_path, benchmark_module
+):
+    study, arguments = benchmark_module.make_study(benchmark_module.TABLE3, 30)
+    assert arguments[-1] == "--replicates=3"  # of 13 stages each
+    store = Store(tmp_path)
+    first, *others = benchmark_module.by_seed(study)
+    assert [len(stages) for stages in others] == [len(first)] * 2 == [13] * 2
+    assert len({stage.key for stages in (first, *others) for stage in stages}) == 39
+    for number, stage in enumerate(first):
+        with store.work(stage) as directory:
+            (directory / "deep").mkdir()
+            (directory / "deep" / "result").write_text(str(number))
+            (directory / "ledger.json").write_text(json.dumps({"flops": number}))
+    for stages in others:
+        for source, stage in zip(first, stages, strict=True):
+            benchmark_module.copy(store, source, stage)
+    assert all(run_stages(study.targets, Idle(store), silent).values())
+    for stages in others:
+        for number, stage in enumerate(stages):
+            assert (stage.kind, stage.label[:5]) == (first[number].kind, first[number].label[:5])
+            assert (store.path(stage) / "deep" / "result").read_text() == str(number)
+            manifest = store.manifest(stage)
+            assert manifest["ledger"] == {"flops": number}
+            sizes = {path: len(text) for path, text in (
+                ("deep/result", str(number)), ("ledger.json", json.dumps({"flops": number})),
+            )}  # fmt: skip
+            assert manifest["files"] == sizes
+    nothing = Store(tmp_path / "empty", read_only=True)
+    assert benchmark_module.go_through(Schedule(study.targets, nothing, silent)) == 39
 
 
 # Behind a URL -----------------------------------------------------------------
