@@ -19,7 +19,7 @@ SMALL = {
     "vgg16": ((16, 16, 3), {"width_multiplier": 0.1, "depth": 16}),
     "wide_resnet": ((8, 8, 3), {"depth": 10, "width": 1}),
 }
-CHAINS = ["convnet", "lenet", "vgg7", "vgg8", "vgg11", "vgg16"]
+CHAINS = ["convnet", "lenet", "vgg7", "vgg16"]  # without a branch
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def networks():
         if name not in made:
             shape, options = SMALL[name]
             family = "vgg" if name.startswith("vgg") else name
-            images = np.random.default_rng(1).random((24, *shape)).astype(np.float32)
+            images = np.random.default_rng(1).random((12, *shape)).astype(np.float32)
             made[name] = build_model(family, shape, 10, 0, mean=[0.5] * shape[2],
                                      std=[0.25] * shape[2], **options), images  # fmt: skip
         return made[name]
@@ -57,15 +57,16 @@ def test_the_logits_are_the_same(networks, pruned, name, sparsity, held):
     network, images = networks(name)
     pruned(network, sparsity, images, seed=int(100 * sparsity), held=held)
     before = network(images, training=False).numpy()
-    slope = gradient(network, images[:4])
     found = compact(network)
     after = found.network(images, training=False).numpy()
     size = np.abs(before).max()
     assert before.std(axis=0).max() > 1e-2 * size  # something depends on the images at all
     np.testing.assert_allclose(after, before, rtol=0, atol=1e-5 * size)
-    np.testing.assert_allclose(
-        gradient(found.network, images[:4]), slope, rtol=0, atol=1e-4 * np.abs(slope).max()
-    )
+    if sparsity == 0.9:  # attacks find the same slopes
+        slope = gradient(network, images[:4])
+        np.testing.assert_allclose(
+            gradient(found.network, images[:4]), slope, rtol=0, atol=1e-4 * np.abs(slope).max()
+        )
     # The network given is as it was.
     np.testing.assert_array_equal(network(images, training=False).numpy(), before)
     if sparsity >= (0.98 if name in ("resnet18", "wide_resnet") else 0.9):
@@ -103,7 +104,7 @@ def result_width(network, layer):
     ).kernel.shape[-1]  # fmt: skip
 
 
-@pytest.mark.parametrize("sparsity", [0.8, 0.95])
+@pytest.mark.parametrize("sparsity", [0.9, 0.98])
 @pytest.mark.parametrize("name", CHAINS)
 def test_for_training_a_chain_keeps_what_a_walk_by_hand_keeps(networks, pruned, name, sparsity):
     network, images = networks(name)
