@@ -61,12 +61,10 @@ _GRADIENT_INPUT = {
 class Nodes:
     """The nodes of a graph or function that lead to ``roots``, with the shapes they make."""
 
-    def __init__(self, nodes, roots):
+    def __init__(self, nodes, roots, arguments=()):
         by_name = {node.name: node for node in nodes}
-        self.shapes = {
-            node.name: [[d.size for d in s.dim] for s in node.attr["_output_shapes"].list.shape]
-            for node in nodes
-        }
+        self.shapes = {node.name: self.made(node) for node in nodes}
+        self.shapes |= {name: self.made(attributes) for name, attributes in arguments}
         self.reached, pending = [], {self.base(root) for root in roots}
         seen = set(pending)
         while pending:
@@ -76,6 +74,10 @@ class Nodes:
                 found = {self.base(name) for name in node.input} - seen
                 seen |= found
                 pending |= found
+
+    @staticmethod
+    def made(described):
+        return [[d.size for d in s.dim] for s in described.attr["_output_shapes"].list.shape]
 
     @staticmethod
     def base(name):
@@ -108,7 +110,13 @@ def counted(function):
     for node in outside.reached:
         if node.op in ("While", "StatelessWhile"):
             body = library[node.attr["body"].func.name]
-            totals = Nodes(body.node_def, [*body.ret.values(), *body.control_ret.values()]).count()
+            # The frozen network's kernels are made before the loop, and are its arguments.
+            arguments = [
+                (argument.name, body.arg_attr[number])
+                for number, argument in enumerate(body.signature.input_arg)
+            ]
+            ends = [*body.ret.values(), *body.control_ret.values()]
+            totals = Nodes(body.node_def, ends, arguments).count()
             if totals:  # a loop that draws random numbers has no convolution
                 rounds.append(totals)
     assert len(rounds) <= 1
