@@ -237,6 +237,7 @@ def test_fields_with_a_no_op_default_stay_out_until_they_are_used():
         "jit_compile": True,
         "keep_epochs": (1,),
         "patience": 3,
+        "batch_norm_groups": 2,
         "rounds": 3,
         "round_fraction": 0.5,
         "rewind_epoch": 1,

@@ -188,6 +188,7 @@ class TrainConfig:
         _at_least("weight_decay", self.weight_decay, 0)
         _at_least("validation_images", self.validation_images, 0)
         _at_least("patience", self.patience, 0)
+        _at_least("devices", self.batch_norm_groups, 1)
         _choice("dtype_policy", self.dtype_policy, DTYPE_POLICIES)
         if any(k > self.epochs for k in self.keep_epochs):
             raise UsageError.bad_value(
