@@ -202,6 +202,7 @@ class TrainConfig:
         _at_least("weight_decay", self.weight_decay, 0)
         _at_least("validation_images", self.validation_images, 0)
         _at_least("patience", self.patience, 0)
+        _at_least("devices", self.batch_norm_groups, 1)
         _choice("dtype_policy", self.dtype_policy, DTYPE_POLICIES)
         _at_least("attack_loss_scale", self.attack_loss_scale, 0)
         _choice("data_on_device", self.data_on_device, DATA_ON_DEVICE)
