@@ -34,6 +34,7 @@ def test_no_arguments_give_the_defaults():
     assert command.export_dir == "runs/lottery/saved_model/exported"
     assert (command.ticket, command.model_paths) == (None, ())
     assert command.evaluation_dir == "runs/lottery/evaluation"
+    assert (command.formats, command.compact) == (("saved_model",), False)
     assert command.verbose is False
     assert command.given == frozenset()
 
@@ -133,6 +134,22 @@ def test_numbers_are_fractions_or_decimals():
 def test_what_is_no_number(value):
     with pytest.raises(UsageError, match="--eps"):
         flags.parse([f"--eps={value}"]).config()
+
+
+def test_formats_of_an_export():
+    command = flags.parse(["--formats=tflite,,tflite_int8", "--compact"])
+    assert (command.formats, command.compact) == (("tflite", "tflite_int8"), True)
+
+
+def test_an_attack_at_the_radius_a_model_was_trained_at():
+    def eps(*arguments):
+        return flags.parse([*arguments]).evaluation_attack("pgd20", "eval_eps", 0.15).eps
+
+    assert eps() == 0.15
+    assert eps("--eps=0.2") == 0.2
+    assert eps("--eval_eps=0.3") == 0.3
+    assert eps("--eps=0.2", "--eval_eps=0.3") == 0.3
+    assert flags.parse([]).evaluation_attack("pgd20", "eval_eps").eps == 8 / 255
 
 
 def test_lists_drop_empty_items():
