@@ -1,4 +1,4 @@
-"""What more GPUs would give, computed: the tables of docs/scaling.md.
+"""What more GPUs would give, computed.
 
     python benchmarks/scaling_model.py
 
@@ -369,7 +369,7 @@ def imagenet_table(cluster: Cluster, device_batch: int = 64) -> str:
 
 
 def tables() -> dict[str, str]:
-    """Every table of the page, by what stands above it."""
+    """Every table, by its title."""
     made = networks()
     wide = next(each for each in made if each.name == "WideResNet-34-10")
     v100 = Cluster(paper_rate(wide.flops)["dense"] / PAPER_GPUS, local=150e9)
