@@ -16,6 +16,7 @@ from tf_lottery.attacks.procedure import value_and_gradient
 from tf_lottery.config import AttackConfig
 from tf_lottery.errors import PrecisionError
 from tf_lottery.keras import keras, tf
+from tf_lottery.models.frozen import frozen_logits
 
 IMAGES = 128  # training images compared after each epoch
 MOST_LOST = 0.05  # share of float32's entries; docs/accelerators.md has measured ones
@@ -110,7 +111,7 @@ class GradientGuard(keras.callbacks.Callback):
         def gradient(images, labels):
             return value_and_gradient(
                 lambda logits: self._loss(logits, labels),
-                lambda x: network(x, training=False),
+                frozen_logits(network),  # what the attack differentiates
                 images,
                 scale,
             )[2]
