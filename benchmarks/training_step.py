@@ -16,8 +16,8 @@ else the machine does falls on all alike. Reported are medians over the rounds. 
 - ``gemm_fraction``: our share of the matrix-product peak (median of the products so far, of
   the better library), with F the FLOPs of a forward pass and 3F, 5F, 23F and 42F an image;
 - ``ours_peak_mb``, ``peer_peak_mb``: the most memory held in a fresh process during the
-  case's first two calls, above what the process held before it had the network; with
-  ``--quick`` in the process that is timed, which has run other cases before.
+  case's first two calls, above what the process held before it had the network; null for
+  cases that ``--memory`` does not name and with ``--quick``, which starts no fresh processes.
 
 All sides have to compute the same: losses that differ by more than 2 % (15 % in ResNets, whose
 strided convolutions PyTorch pads another way) end the benchmark.
@@ -48,6 +48,7 @@ MODELS = ("vgg16", "resnet18", "wide_resnet-28-2")
 PEERS = sides.SIDES[1:]
 GEMM = ("ours", "torch_best")  # the sides whose library also multiplies matrices
 SPARSITIES = (0.0, 0.8)
+MEMORY = ("natural", "pgd10")  # cases
 # Strided convolutions pad another way in PyTorch, which makes another function of the same cost.
 STRIDED_SHARE = 0.15
 HERE = Path(__file__).parent
@@ -112,10 +113,10 @@ class Measured:
     first: dict[str, float]
     seconds: dict[str, list[float]]
     gflops: dict[str, list[float]]
-    peaks: dict[str, float]
+    peaks: dict[str, float | None]
 
 
-def measure(workers: dict[str, Worker], settings: dict, rounds: int, fresh: bool) -> Measured:
+def measure(workers: dict[str, Worker], settings: dict, rounds: int, memory: bool) -> Measured:
     """One case: a first call on each side, then rounds."""
     answers = {name: side.run(**settings) for name, side in workers.items()}
     check_same(
@@ -128,7 +129,7 @@ def measure(workers: dict[str, Worker], settings: dict, rounds: int, fresh: bool
         {name: found["seconds"] for name, found in answers.items()},
         {name: [] for name in workers},
         {name: [] for name in workers},
-        {name: found["peak_mb"] for name, found in answers.items()},
+        dict.fromkeys(workers),
     )
     for _ in range(rounds):
         for name in GEMM:
@@ -137,8 +138,7 @@ def measure(workers: dict[str, Worker], settings: dict, rounds: int, fresh: bool
         for name, side in workers.items():
             found = side.run(**settings)
             measured.seconds[name].append(found["seconds"])
-            measured.peaks[name] = max(measured.peaks[name], found["peak_mb"])
-    if fresh:
+    if memory:
         measured.peaks = {name: fresh_peak(name, settings) for name in workers}
     return measured
 
@@ -188,6 +188,7 @@ HEAD = _LINE(
 
 def line(row: dict) -> str:
     """A row as text."""
+    peaks = row["ours_peak_mb"], row["peer_peak_mb"]
     return _LINE(
         row["model"],
         row["case"],
@@ -197,8 +198,7 @@ def line(row: dict) -> str:
         f"{row['peer_seconds']:.3f}",
         f"{row['ratio']:.2f}",
         f"{row['gemm_fraction']:.2f}",
-        f"{row['ours_peak_mb']:.0f}",
-        f"{row['peer_peak_mb']:.0f}",
+        *("" if peak is None else f"{peak:.0f}" for peak in peaks),
     )
 
 
@@ -211,6 +211,15 @@ def parse_options() -> argparse.Namespace:
         "--models", type=names, default=MODELS, help=f"of {', '.join(worker.MODELS)}"
     )
     parser.add_argument("--cases", type=names, default=sides.CASES)
+    parser.add_argument(
+        "--sparsities",
+        type=lambda text: tuple(map(float, text.split(","))),
+        default=SPARSITIES,
+        help="0,0.8",
+    )
+    parser.add_argument(
+        "--memory", type=names, default=MEMORY, help=f"cases; {','.join(MEMORY)}; not with --quick"
+    )
     parser.add_argument("--peers", type=names, default=PEERS)
     parser.add_argument("--rounds", type=int, help="5; with --quick 1")
     parser.add_argument("--batch_size", type=int, help="64; with --quick 4")
@@ -219,6 +228,7 @@ def parse_options() -> argparse.Namespace:
     for flag, given, known in (
         ("models", options.models, worker.MODELS),
         ("cases", options.cases, sides.CASES),
+        ("memory", options.memory, sides.CASES),
         ("peers", options.peers, PEERS),
     ):
         for name in given:
@@ -234,13 +244,13 @@ def parse_options() -> argparse.Namespace:
 
 
 def cases_to_run(options: argparse.Namespace) -> list[dict]:
-    """Settings of each measurement; the quick form takes masks for the PGD-10 step alone."""
+    """Settings of each measurement; the quick form masks the first model's PGD-10 step alone."""
     return [
         {"case": case, "model": model, "sparsity": sparsity, "batch_size": options.batch_size}
         for model in options.models
-        for sparsity in SPARSITIES
+        for sparsity in options.sparsities
         for case in options.cases
-        if not (options.quick and sparsity and case != "pgd10")
+        if not (options.quick and sparsity and (case != "pgd10" or model != options.models[0]))
     ]
 
 
@@ -256,7 +266,8 @@ def main() -> None:
             start_up[name] = workers[name].wait()
         print(HEAD)
         for settings in cases_to_run(options):
-            measured = measure(workers, settings, options.rounds, not options.quick)
+            memory = not options.quick and settings["case"] in options.memory
+            measured = measure(workers, settings, options.rounds, memory)
             for name in GEMM:
                 gflops[name] += measured.gflops.get(name, [])
             peak = max(statistics.median(found) for found in gflops.values() if found)
@@ -270,7 +281,6 @@ def main() -> None:
                         for name in ("tensorflow", "torch", "cleverhans")
                         if importlib.util.find_spec(name) is not None
                     },
-                    "memory": "timed process" if options.quick else "fresh process",
                     "start_up_seconds": start_up,
                     "matrix_product_gflops": gflops,
                     "rows": rows,
