@@ -26,6 +26,7 @@ LAYERS = {
         "options",
         "errors",
         "files",
+        "interruption",
         "terminal",
         "types",
         "keras",

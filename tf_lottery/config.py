@@ -23,9 +23,9 @@ from tf_lottery.errors import UsageError
 
 __all__ = [
     "ARCHITECTURES", "DATA_ON_DEVICE", "DISTRIBUTIONS", "DTYPE_POLICIES", "EXECUTORS",
-    "EXPORT_FORMATS", "KINDS", "MODES", "OBJECTIVES", "PRUNING_SCHEDULES", "RATE_SCHEDULES",
-    "SCOPES", "SCORES", "AttackConfig", "DataConfig", "LotteryConfig", "ModelConfig",
-    "ObjectiveConfig", "PruneConfig",
+    "EXPORT_FORMATS", "KINDS", "MODES", "OBJECTIVES", "ON_NAN", "ON_OVERFIT",
+    "PRUNING_SCHEDULES", "RATE_SCHEDULES", "SCOPES", "SCORES", "AttackConfig", "DataConfig",
+    "LotteryConfig", "ModelConfig", "ObjectiveConfig", "PruneConfig",
     "ScheduleConfig", "TrainConfig", "attack_from_name", "derive_seed", "differences",
     "fingerprint", "settings",
 ]  # fmt: skip
@@ -45,6 +45,8 @@ EXPORT_FORMATS = (
 )  # fmt: skip
 DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 DATA_ON_DEVICE = ("auto", "on", "off")
+ON_NAN = ("stop", "rollback")
+ON_OVERFIT = ("warn", "stop", "rollback")
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,12 @@ class TrainConfig:
         reaches the logits does not underflow, and the others need none.
       data_on_device: whether the training images lie on the accelerator, see
         ``data.device_images``; the batches are the same.
+      checkpoint_minutes: at most so long until what is trained is saved, also within an
+        epoch; 0 saves after each epoch alone.
+      on_nan: ``stop`` with an error where numbers are no longer finite, or ``rollback``, up
+        to three times: go back to the last epoch's end and on at half the rates.
+      on_overfit: what to do about catastrophic overfitting of FGSM training: ``warn``,
+        ``stop`` or ``rollback``.
       batch_norm_groups: equal parts of a batch that each have BatchNorm statistics of
         their own; 1: those of the whole batch. More than 1 only where as many devices
         share the batch.
@@ -191,6 +199,10 @@ class TrainConfig:
     attack_loss_scale: float = field(default=0.0, metadata={"omit_default": True})
     data_on_device: str = field(default="auto", metadata={"fingerprint": False})
     batch_norm_groups: int = field(default=1, metadata={"omit_default": True})
+    checkpoint_minutes: float = field(default=5.0, metadata={"fingerprint": False})
+    # Without it there is either the same result or none.
+    on_nan: str = field(default="stop", metadata={"fingerprint": False})
+    on_overfit: str = field(default="warn", metadata={"omit_default": True})
 
     def __post_init__(self):
         if self.epochs < 1:
@@ -206,6 +218,9 @@ class TrainConfig:
         _choice("dtype_policy", self.dtype_policy, DTYPE_POLICIES)
         _at_least("attack_loss_scale", self.attack_loss_scale, 0)
         _choice("data_on_device", self.data_on_device, DATA_ON_DEVICE)
+        _at_least("checkpoint_minutes", self.checkpoint_minutes, 0)
+        _choice("on_nan", self.on_nan, ON_NAN)
+        _choice("on_overfit", self.on_overfit, ON_OVERFIT)
         if any(k > self.epochs for k in self.keep_epochs):
             raise UsageError.bad_value(
                 "rewind_epoch", max(self.keep_epochs), f"at most the search's {self.epochs} epochs"

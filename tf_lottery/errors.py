@@ -58,7 +58,11 @@ class PrecisionError(LotteryError):
 
 
 class NonFiniteError(LotteryError):
-    """A loss that is NaN or infinite; names stage, epoch and step."""
+    """A loss, gradient or weight that is not finite or too large; names stage, epoch, step."""
+
+
+class CollapseError(LotteryError):
+    """FGSM training that has become robust to FGSM alone; names stage and epoch."""
 
 
 class LostWorkerError(LotteryError):

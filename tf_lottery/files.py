@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import uuid
@@ -43,6 +44,17 @@ def write_atomically(path: str | os.PathLike, content: bytes | str) -> Path:
 def write_json(path: str | os.PathLike, document: Any) -> Path:
     """``write_atomically`` of JSON; NaN and infinity raise ``ValueError`` before that."""
     return write_atomically(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
+
+
+def digest(path: str | os.PathLike) -> str:
+    """SHA-256 (hex) of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def document_digest(document: Any) -> str:
+    """SHA-256 (hex) of JSON, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def make_directory(flag: str, root: str | os.PathLike) -> None:

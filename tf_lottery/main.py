@@ -2,8 +2,8 @@
 
     python -m tf_lottery.main --flagfile=flags/quickstart.flags
 
-Exit codes: 0 done; 1 the run failed; 2 the command line cannot be used;
-130 interrupted. Errors are one line on stderr; ``-v`` adds the traceback.
+Exit codes: 0 done; 1 the run failed; 2 the command line cannot be used; 130 interrupted
+(Ctrl-C); 143 terminated (SIGTERM). Errors are one line on stderr; ``-v`` adds the traceback.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from tf_lottery import commands, flags
 from tf_lottery.errors import LotteryError
+from tf_lottery.interruption import Terminated, termination_raised
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,11 +27,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(command)
             return 0
         verbose = command.verbose
-        return commands.execute(command)
+        with termination_raised():
+            return commands.execute(command)
     except LotteryError as error:
         if verbose:
             traceback.print_exc()
         _complain(error)
+        return error.exit_code
+    except Terminated as error:
+        _complain("terminated; the same command goes on where it was saved last")
         return error.exit_code
     except KeyboardInterrupt:
         _complain("interrupted; the same command goes on where it was saved last")

@@ -163,6 +163,9 @@ def lottery_config(
     attack_loss_scale: float = 0.0,
     jit_compile: bool = False,
     data_on_device: str = "auto",
+    checkpoint_minutes: float = 5.0,
+    on_nan: str = "stop",
+    on_overfit: str = "warn",
     sync_batch_norm: bool = True,
     devices: int = 0,
     seed: int = 0,
@@ -210,8 +213,8 @@ def lottery_config(
         over all of it, as one device does; else each device has its own, and results
         depend on how many there are.
       devices: that share a batch; counts only without ``sync_batch_norm``.
-      dtype_policy, attack_loss_scale, jit_compile, data_on_device: see
-        ``config.TrainConfig``.
+      dtype_policy, attack_loss_scale, jit_compile, data_on_device, checkpoint_minutes, on_nan,
+        on_overfit: see ``config.TrainConfig``.
       seed, deterministic: see ``config.LotteryConfig``.
 
     Raises:
@@ -288,6 +291,9 @@ def lottery_config(
             patience=0 if search else patience,
             attack_loss_scale=attack_loss_scale,
             data_on_device=data_on_device,
+            checkpoint_minutes=checkpoint_minutes,
+            on_nan=on_nan,
+            on_overfit=on_overfit,
             batch_norm_groups=1 if sync_batch_norm else devices,
         )
 

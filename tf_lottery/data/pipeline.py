@@ -57,6 +57,7 @@ def training_batches(
     epochs: int,
     order_seed: int,
     first_epoch: int = 0,
+    first_step: int = 0,
     augmentation_seed: int | None = None,
     with_images: bool = True,
     parts: int = 1,
@@ -75,6 +76,7 @@ def training_batches(
       epochs: where to stop, counted from 0 (not how many from ``first_epoch`` on).
       order_seed: int below 2**31.
       first_epoch: counted from 0.
+      first_step: batches of that epoch to leave out.
       augmentation_seed: int below 2**31; ``None`` leaves the images as they are.
       with_images: ``False`` leaves ``image`` to ``device.DeviceImages``, and gives it the
         ``draws`` of an augmentation, int32 (batch, 3).
@@ -120,10 +122,11 @@ def training_batches(
     batches = (
         tf.data.Dataset.range(first_epoch, epochs)
         .flat_map(one_epoch)
+        .skip(first_step * len(mine))
         .map(fetch, num_parallel_calls=_PARALLEL_CALLS, deterministic=True)
         .apply(
             tf.data.experimental.assert_cardinality(
-                steps * len(mine) * max(0, epochs - first_epoch)
+                len(mine) * max(0, steps * (epochs - first_epoch) - first_step)
             )
         )
     )

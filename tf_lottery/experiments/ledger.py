@@ -78,7 +78,10 @@ def validation_cost(
       forward_flops: F above.
       classes: of the model.
     """
+    attacks: tuple[AttackConfig, ...]
     attacks = () if config.validation_attack is None else (config.validation_attack,)
+    if attacks and config.objective.name == "fgsm" and config.objective.attack is not None:
+        attacks += (config.objective.attack,)  # see training.guards.CollapseGuard
     used = config.epochs * (config.validation_images or images)
     return evaluation_cost(attacks, used, forward_flops, classes)
 

@@ -107,6 +107,9 @@ def _train(shop: Workshop, stage: Stage, start: MaskedNetwork, **options) -> lis
     data = shop.data(config)
     shop.distribution.agree_on(f"the data set {data.name}", data.digest)
     mixed = training.dtype_policy != "float32"
+    # Of its searches, the boosting ticket's alone runs at the small rate.
+    small = training.schedule == config.search.schedule != config.winning_search.schedule
+    rate_flag = "search_learning_rate" if small else "learning_rate"
     return train(
         start,
         data,
@@ -114,6 +117,7 @@ def _train(shop: Workshop, stage: Stage, start: MaskedNetwork, **options) -> lis
         seed=stage.settings["seed"],
         augment=config.data.augment,
         stage=stage.label,
+        rate_flag=rate_flag,
         validation_network=shop.spec(config).build(0) if mixed else None,
         distribution=shop.distribution,
         **options,

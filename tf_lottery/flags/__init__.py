@@ -22,6 +22,7 @@ _PLACES = (
     "workdir", "store", "data_dir", "ticket", "model_path", "export_dir", "evaluation_dir",
     "eval_batch_size", "verbose", "mode", "reference_csv", "executor", "jobs", "ray_address",
     "ray_cpus", "ray_gpus", "data_on_device", "tpu", "worker_timeout",
+    "checkpoint_minutes",
 )  # fmt: skip
 
 

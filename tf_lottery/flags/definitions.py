@@ -24,6 +24,8 @@ from tf_lottery.config import (
     KINDS,
     MODES,
     OBJECTIVES,
+    ON_NAN,
+    ON_OVERFIT,
     PRUNING_SCHEDULES,
     RATE_SCHEDULES,
     SCOPES,
@@ -316,6 +318,23 @@ TOPICS = {
             DATA_ON_DEVICE,
             "Training images in the accelerator's memory; auto: on a GPU, up to 2 GiB. Changes "
             "no result.",
+        ),
+        _flag(
+            "number",
+            "checkpoint_minutes",
+            "What is trained is saved at least so often, also within an epoch (on one device); 0: "
+            "after each epoch alone. Changes no result.",
+        ),
+        _enum(
+            "on_nan",
+            ON_NAN,
+            "A loss or gradient that is not finite: stop, or go back to the end of the last epoch "
+            "and on at half the rate, three times at most.",
+        ),
+        _enum(
+            "on_overfit",
+            ON_OVERFIT,
+            "FGSM training that becomes robust to FGSM alone (catastrophic overfitting).",
         ),
     ],
     "Pruning": [

@@ -1,4 +1,4 @@
-"""Keras callbacks of a training run: history, best epoch, early stop, checkpoints, bad numbers.
+"""Keras callbacks of a training run: history, best epoch, early stop, checkpoints.
 
 Order matters and is fixed in ``tf_lottery.training.run``: the history row of an
 epoch first, then whether it is the last, the weights that may become the best, the
@@ -8,52 +8,18 @@ checkpoint.
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from tf_lottery import files, weights
-from tf_lottery.errors import NonFiniteError
-from tf_lottery.keras import keras, tf
-from tf_lottery.pruning.masks import MaskedNetwork
-
-
-class NonFiniteGuard(keras.callbacks.Callback):
-    """Stops a run at the first step whose loss, or epoch whose weights, are not finite.
-
-    Raises:
-      NonFiniteError: names stage, epoch and step (both counted from 1).
-    """
-
-    def __init__(self, stage: str, network: keras.Model):
-        super().__init__()
-        self._stage = stage
-        self._network = network
-        self._epoch = 0
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._epoch = epoch
-
-    def on_train_batch_end(self, batch, logs=None):
-        # Keras reports the running mean, which stays NaN from the bad step on.
-        if not math.isfinite(logs["loss"]):
-            raise NonFiniteError(
-                f"{self._stage}: loss is {logs['loss']} in epoch {self._epoch + 1}, "
-                f"step {batch + 1}; a lower learning rate may help"
-            )
-
-    def on_epoch_end(self, epoch, logs=None):
-        # The last update of an epoch is judged by no loss before it is saved.
-        for name, variable in weights.named_variables(self._network).items():
-            if not np.all(np.isfinite(variable.numpy())):
-                raise NonFiniteError(
-                    f"{self._stage}: {name} is not finite after the last step of epoch "
-                    f"{epoch + 1}; a lower learning rate may help"
-                )
+from tf_lottery.keras import keras
+from tf_lottery.training.checkpoints import Checkpoints, Position
+from tf_lottery.training.guards import all_finite
+from tf_lottery.training.schedules import rate_factor
 
 
 class History(keras.callbacks.Callback):
@@ -61,20 +27,22 @@ class History(keras.callbacks.Callback):
 
     A row: ``epoch`` (from 1), ``learning_rate`` (of the epoch's last step), ``loss``
     and ``train_accuracy`` (on the images trained on, attacked ones if adversarial),
-    ``validation_natural``, ``validation_robust`` (or ``None``), ``seconds`` (training
-    alone), ``startup_seconds`` (the part of it until the process's first step was
-    done: tracing and compiling), ``validation_seconds``, ``distance`` and
-    ``input_gradients`` (``None`` without the argument of that name; rows written by
-    older versions have no such key).
+    ``gradient_norm`` (the largest of the epoch's steps), ``validation_natural``,
+    ``validation_robust`` (or ``None``), ``validation_fgsm`` (of FGSM training, else
+    ``None``), ``collapsed`` (see ``CollapseGuard``, ``None`` without one), ``rollbacks``
+    (how often the training had gone back until then), ``seconds`` (training alone),
+    ``startup_seconds`` (the part of it until the process's first step was done: tracing
+    and compiling), ``validation_seconds``, ``distance`` and ``input_gradients`` (``None``
+    without the argument of that name). Rows written by older versions lack some keys.
 
     Args:
-      path: of the file; rows of an interrupted run are read from it. ``None``: there is
-        to be no file.
+      path: of the file; ``None``: there is to be no file.
       rates: learning rate of every step, (epochs * steps_per_epoch,).
       steps_per_epoch: optimizer steps.
-      first_epoch: how many of the file's rows stand.
+      position: that the training goes on from.
       distance: measured after each epoch, outside both of its times.
       input_gradients: what a ``GradientGuard`` before this callback has measured.
+      collapsed: what a ``CollapseGuard`` before this callback has seen.
     """
 
     def __init__(
@@ -82,9 +50,10 @@ class History(keras.callbacks.Callback):
         path: Path | None,
         rates: np.ndarray,
         steps_per_epoch: int,
-        first_epoch: int,
+        position: Position,
         distance: Callable[[], float] | None = None,
         input_gradients: Callable[[], dict | None] | None = None,
+        collapsed: Callable[[], bool | None] | None = None,
     ):
         super().__init__()
         self._path = path
@@ -92,21 +61,38 @@ class History(keras.callbacks.Callback):
         self._steps_per_epoch = steps_per_epoch
         self._distance = distance
         self._input_gradients = input_gradients
-        self.rows: list[dict] = []
-        if first_epoch and self._path:
-            self.rows = json.loads(self._path.read_text())[:first_epoch]
-
-    def on_train_begin(self, logs=None):
+        self._collapsed = collapsed
         self._first_step_pending = True
+        self.go_on(position)
+
+    def go_on(self, position: Position) -> None:
+        """What is measured from now on comes after ``position``."""
+        self.rows: list[dict] = list(position.rows)
+        self._rollbacks = position.rollbacks
+        self._before = position.spent
+
+    def spent(self) -> dict[str, float]:
+        """Of the epoch under way: ``seconds``, ``startup_seconds``, ``gradient_norm``."""
+        return {
+            "seconds": time.perf_counter() - self._began,
+            "startup_seconds": self._startup,
+            "gradient_norm": self._norm,
+        }
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._began = time.perf_counter()
+        self._process_began = time.perf_counter()
+        self._began = self._process_began - self._before.get("seconds", 0.0)
+        self._startup = self._before.get("startup_seconds", 0.0)
+        self._norm = self._before.get("gradient_norm", 0.0)
+        self._before = {}
         self._trained = None
-        self._startup = 0.0
 
     def on_train_batch_end(self, batch, logs=None):
+        norm = float(logs.get("gradient_norm", 0.0))
+        if math.isfinite(norm):  # float16 leaves out the other steps
+            self._norm = max(self._norm, norm)
         if self._first_step_pending:
-            self._startup = time.perf_counter() - self._began
+            self._startup += time.perf_counter() - self._process_began
             self._first_step_pending = False
 
     def on_test_begin(self, logs=None):
@@ -115,15 +101,19 @@ class History(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         now = time.perf_counter()
         trained = self._trained or now
-        robust = logs.get("val_robust")
+        rate = self._rates[(epoch + 1) * self._steps_per_epoch - 1] * rate_factor(self._rollbacks)
         self.rows.append(
             {
                 "epoch": epoch + 1,
-                "learning_rate": float(self._rates[(epoch + 1) * self._steps_per_epoch - 1]),
+                "learning_rate": float(rate),
                 "loss": float(logs["loss"]),
                 "train_accuracy": float(logs["accuracy"]),
+                "gradient_norm": self._norm,
                 "validation_natural": float(logs["val_natural"]),
-                "validation_robust": None if robust is None else float(robust),
+                "validation_robust": _number(logs.get("val_robust")),
+                "validation_fgsm": _number(logs.get("val_fgsm")),
+                "collapsed": None if self._collapsed is None else self._collapsed(),
+                "rollbacks": self._rollbacks,
                 "seconds": trained - self._began,
                 "startup_seconds": self._startup,
                 "validation_seconds": now - trained,
@@ -133,8 +123,16 @@ class History(keras.callbacks.Callback):
                 ),
             }
         )
+        self.write()
+
+    def write(self) -> None:
+        """Brings the file up to date."""
         if self._path:
             files.write_json(self._path, self.rows)
+
+
+def _number(value) -> float | None:
+    return None if value is None else float(value)
 
 
 def judged_by(rows: list[dict]) -> str:
@@ -201,44 +199,97 @@ def epoch_file(directory: Path, epoch: int) -> Path:
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Saves everything needed to go on after every epoch, and drops what is outdated.
+    """Saves after every epoch, and within one every so often; drops weights no longer needed.
 
-    Variables: kernels and masks (``masked.wrapped``), optimizer slots and step count. They
-    say nothing of the devices.
+    Args:
+      directory: of the training.
+      checkpoints: does the saving.
+      network: its weights are looked at before they are saved within an epoch.
+      history: the run's.
+      keep: epochs whose weights are needed to the end.
+      steps_per_epoch: optimizer steps.
+      minutes: between two checkpoints within an epoch; 0 saves between epochs alone.
+      position: that the training goes on from.
+      summed: what the metrics of the epoch under way had summed up there.
     """
 
     def __init__(
-        self, directory: Path, masked: MaskedNetwork, optimizer, history: History, keep=()
+        self,
+        directory: Path,
+        checkpoints: Checkpoints,
+        network: keras.Model,
+        history: History,
+        keep: Iterable[int],
+        steps_per_epoch: int,
+        minutes: float,
+        position: Position,
+        summed: Sequence[np.ndarray] = (),
     ):
         super().__init__()
         self._directory = Path(directory)
+        self._checkpoints = checkpoints
+        self._network = network
         self._history = history
         self._keep = set(keep)
-        # Not set_model's: restoring happens before fit.
-        self._checkpoint = tf.train.Checkpoint(network=masked.wrapped, optimizer=optimizer)
-        # Made now: during fit it would be made on all devices, of all processes.
-        self._checkpoint.save_counter  # noqa: B018
-        self._manager = tf.train.CheckpointManager(
-            self._checkpoint, str(self._directory / "checkpoints"), max_to_keep=2
-        )
+        self._steps_per_epoch = steps_per_epoch
+        self._seconds = 60 * minutes
+        self._summed = summed if position.step else ()
+        self.go_on(position)
+        self._written = time.monotonic()
+        self._training = False
+
+    def go_on(self, position: Position) -> None:
+        """What is saved from now on comes after ``position``."""
+        self._rollbacks = position.rollbacks
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if len(self._summed):  # Keras has just reset them
+            self._checkpoints.resume_metrics(list(self._summed))
+            self._summed = ()
+        self._epoch = epoch
+        self._training = True
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._seconds and time.monotonic() - self._written >= self._seconds:
+            self.save_within_epoch()
+
+    def on_test_begin(self, logs=None):
+        self._training = False
 
     def on_epoch_end(self, epoch, logs=None):
-        self._manager.save(checkpoint_number=epoch + 1)
-        needed = {*self._keep, best_epoch(self._history.rows)}
+        self._training = False
+        self.save(epoch + 1)
+
+    def save(self, epoch: int) -> None:
+        """Saves where ``epoch`` epochs are finished and no other is begun."""
+        self._save(epoch, 0)
+
+    def save_within_epoch(self) -> None:
+        """Saves where the epoch under way stands, if a training could go on from there."""
+        # Counted by the step itself: it was done wholly or not at all, wherever an
+        # interruption struck.
+        step = self.model.steps_done() if self._training else 0
+        if self._seconds and 0 < step < self._steps_per_epoch and all_finite(self._network):
+            self._save(self._epoch, step)
+
+    def _save(self, epoch: int, step: int) -> None:
+        rows = self._history.rows
+        needed = {k for k in self._keep if k <= epoch} | ({best_epoch(rows)} if rows else set())
+        self._checkpoints.save(
+            Position(
+                epoch=epoch,
+                step=step,
+                rows=rows,
+                spent=self._history.spent() if step else {},
+                rollbacks=self._rollbacks,
+            ),
+            [epoch_file(self._directory, k) for k in sorted(needed)],
+        )
+        self._written = time.monotonic()
+        referred = self._checkpoints.needed()
         for path in self._directory.glob("epoch-*.npz"):
-            if int(path.stem.split("-")[1]) not in needed:
+            if path.name not in referred:
                 path.unlink()
-
-    def restore(self) -> None:
-        """Restores the newest checkpoint into the model and the (built) optimizer."""
-        path = self._manager.latest_checkpoint
-        self._checkpoint.restore(path).assert_existing_objects_matched()
-
-
-def finished_epochs(directory: Path) -> int:
-    """Epochs covered by the newest checkpoint under ``directory``; 0 without one."""
-    path = tf.train.latest_checkpoint(str(Path(directory) / "checkpoints"))
-    return int(path.rsplit("-", 1)[1]) if path else 0
 
 
 class CopyWeights(keras.callbacks.Callback):

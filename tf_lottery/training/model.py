@@ -33,6 +33,8 @@ class LotteryModel(keras.Model):
       validation_attack: judged on validation images; ``None``: clean accuracy only.
       validation_network: float32 twin used for validation when the trained
         network computes in another precision; its weights are the caller's to sync.
+      validation_fgsm: judged beside ``validation_attack``, for ``callbacks.CollapseGuard``;
+        ``None``: not done.
       fetch: turns a training batch without ``image`` into one with, inside the step; see
         ``data.DeviceImages``. ``None``: batches bring their images.
     """
@@ -45,6 +47,7 @@ class LotteryModel(keras.Model):
         weight_decay: float = 0.0,
         validation_attack: Attack | None = None,
         validation_network: keras.Model | None = None,
+        validation_fgsm: Attack | None = None,
         fetch: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
     ):
         super().__init__(name="lottery_model")
@@ -55,6 +58,7 @@ class LotteryModel(keras.Model):
         self.weight_decay = weight_decay
         self.validation_attack = validation_attack
         self.validation_network = validation_network or masked.network
+        self.validation_fgsm = validation_fgsm
         self.fetch = fetch
         # Under a distribution strategy each replica has its part of the batch. The
         # optimizer sums the gradients of all, each of which is therefore a share of the
@@ -71,10 +75,19 @@ class LotteryModel(keras.Model):
         self._accuracy = keras.metrics.Mean("accuracy")
         self._natural = keras.metrics.Mean("natural")
         self._robust = keras.metrics.Mean("robust")
+        self._fgsm = keras.metrics.Mean("fgsm")
 
     @property
     def metrics(self):
-        return [self._loss, self._accuracy, self._natural, self._robust]
+        return [self._loss, self._accuracy, self._natural, self._robust, self._fgsm]
+
+    def epoch_metrics(self) -> dict[str, keras.metrics.Metric]:
+        """What sums up over the steps of an epoch, by name."""
+        return {"loss": self._loss, "accuracy": self._accuracy}
+
+    def steps_done(self) -> int:
+        """Steps of the epoch under way, on one device."""
+        return int(self._loss.count.numpy())
 
     def call(self, x, training=False):
         return self.network(x, training=training)
@@ -97,12 +110,11 @@ class LotteryModel(keras.Model):
             gradient + decay * variable if decay else gradient
             for gradient, variable in zip(gradients, variables, strict=True)
         ]
-        self.optimizer.apply_gradients(
-            (gradient if factor is None else gradient * factor, variable)
-            for gradient, variable, factor in zip(
-                gradients, variables, self._multipliers, strict=True
-            )
-        )
+        gradients = [
+            gradient if factor is None else gradient * factor
+            for gradient, factor in zip(gradients, self._multipliers, strict=True)
+        ]
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         # Again after the update: 0 * anything is 0 only for finite numbers, and -0.0
         # or an optimizer with other state must not revive a weight.
         for variable, factor in zip(variables, self._multipliers, strict=True):
@@ -110,7 +122,12 @@ class LotteryModel(keras.Model):
                 variable.assign(variable * factor)
         self._loss.update_state(loss)
         self._accuracy.update_state(_correct(logits, y))
-        return {"loss": self._loss.result(), "accuracy": self._accuracy.result()}
+        return {
+            "loss": self._loss.result(),
+            "accuracy": self._accuracy.result(),
+            # Of this step; where several replicas share a batch, of the first one's part.
+            "gradient_norm": tf.linalg.global_norm(gradients),
+        }
 
     def test_step(self, batch):
         x, y, weight = batch["image"], batch["label"], batch["weight"]
@@ -121,13 +138,18 @@ class LotteryModel(keras.Model):
         correct = _correct(logits_fn(x), y)
         self._natural.update_state(correct, sample_weight=weight)
         result = {"natural": self._natural.result()}
-        if self.validation_attack is not None:
-            seeds = tf.stack([tf.zeros_like(batch["index"]), batch["index"]], axis=1)
-            attacked = self.validation_attack(frozen_logits(self.validation_network), x, y, seeds)
-            # As in evaluation: the clean image lies in the ball too.
-            survived = correct * _correct(logits_fn(attacked), y)
-            self._robust.update_state(survived, sample_weight=weight)
-            result["robust"] = self._robust.result()
+        attacks = (
+            ("robust", self.validation_attack, self._robust),
+            ("fgsm", self.validation_fgsm, self._fgsm),
+        )
+        for name, attack, metric in attacks:
+            if attack is not None:
+                seeds = tf.stack([tf.zeros_like(batch["index"]), batch["index"]], axis=1)
+                attacked = attack(frozen_logits(self.validation_network), x, y, seeds)
+                # As in evaluation: the clean image lies in the ball too.
+                survived = correct * _correct(logits_fn(attacked), y)
+                metric.update_state(survived, sample_weight=weight)
+                result[name] = metric.result()
         return result
 
     def _attack_seeds(self, batch):

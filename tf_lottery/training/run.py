@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +29,32 @@ from tf_lottery.errors import UsageError
 from tf_lottery.keras import keras
 from tf_lottery.objectives import make_objective
 from tf_lottery.pruning.masks import MaskedNetwork
-from tf_lottery.training import callbacks
+from tf_lottery.training import callbacks, checkpoints, guards
+from tf_lottery.training.checkpoints import Position
 from tf_lottery.training.distance import RelativeDistance
 from tf_lottery.training.distribution import Distribution
+from tf_lottery.training.fitting import Fitting, goes_back
 from tf_lottery.training.input_gradients import GradientGuard
 from tf_lottery.training.model import LotteryModel
-from tf_lottery.training.schedules import RateTable, learning_rates
+from tf_lottery.training.schedules import RateTable, learning_rates, rate_factor
 from tf_lottery.training.tensorboard import TensorBoardLog
 
 
-def make_optimizer(config: TrainConfig, steps: int) -> keras.optimizers.Optimizer:
+def make_optimizer(
+    config: TrainConfig, steps: int, table: RateTable | None = None
+) -> keras.optimizers.Optimizer:
     """SGD with momentum over the config's rate table; loss-scaled for ``mixed_float16``.
 
     Weight decay is not here: ``LotteryModel`` adds it to the gradients.
+
+    Args:
+      config: schedule and momentum.
+      steps: an epoch.
+      table: of the rates; made if it is not given.
     """
-    rates = learning_rates(config.schedule, config.epochs, steps)
-    optimizer = keras.optimizers.SGD(RateTable(rates), momentum=config.momentum)
+    if table is None:
+        table = RateTable(learning_rates(config.schedule, config.epochs, steps))
+    optimizer = keras.optimizers.SGD(table, momentum=config.momentum)
     if config.dtype_policy == "mixed_float16":
         optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
     return optimizer
@@ -89,8 +100,17 @@ def make_training_model(
             make_attack(config.validation_attack) if config.validation_attack else None
         ),
         validation_network=validation_network,
+        validation_fgsm=(make_attack(attack) if attack and _watches_fgsm(config) else None),
         fetch=fetch,
     )
+
+
+def _watches_fgsm(config: TrainConfig) -> bool:
+    return config.objective.name == "fgsm" and config.validation_attack is not None
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def train(
@@ -102,20 +122,24 @@ def train(
     directory: Path | None,
     augment: bool = False,
     stage: str = "training",
+    rate_flag: str = "learning_rate",
     log_directory: Path | None = None,
     log_settings: dict | None = None,
     validation_network: keras.Model | None = None,
     verbose: int | None = None,
     distance_from: Mapping[str, np.ndarray] | None = None,
     distribution: Distribution | None = None,
+    announce: Callable[[str], None] = _tell,
 ) -> list[dict]:
     """Trains ``masked`` in place and leaves the results in ``directory``.
 
     Called again on a directory in which it was interrupted, it goes on after the
-    last finished epoch. Files left: ``final.npz`` (of the last epoch trained, which
-    ``config.patience`` may put before the last planned), ``best.npz`` (by validation
-    accuracy), ``epoch-<k>.npz`` for ``config.keep_epochs``, ``history.json``, and
-    ``checkpoints/``, which the caller may remove once it has noted the end.
+    newest whole checkpoint, and ends as if it had not been interrupted. An interruption
+    (``KeyboardInterrupt``) within an epoch saves where it stands. Files left: ``final.npz``
+    (of the last epoch trained, which ``config.patience`` may put before the last planned),
+    ``best.npz`` (by validation accuracy), ``epoch-<k>.npz`` for ``config.keep_epochs``,
+    ``history.json``, and ``checkpoints/``, which the caller may remove once it has noted
+    the end.
 
     Args:
       masked: starting weights and masks; pruned weights stay exactly 0.
@@ -126,6 +150,7 @@ def train(
         that train with the chief, see ``distribution``.
       augment: random crops and flips of the training images.
       stage: name used in error messages.
+      rate_flag: the flag whose rate it runs at, likewise.
       log_directory: TensorBoard event files go here; ``None`` writes none.
       log_settings: for TensorBoard's HParams table.
       validation_network: float32 twin when ``config.dtype_policy`` is mixed.
@@ -134,12 +159,16 @@ def train(
         relative distance, see ``RelativeDistance``.
       distribution: devices that share each batch; by default one. Of several processes
         all call this at the same time; the chief's weights, masks and checkpoint count.
+      announce: told, a line each, of damaged checkpoints, of catastrophic overfitting and
+        of going back.
 
     Returns:
       The history, a row for each epoch trained: see ``callbacks.History``.
 
     Raises:
-      NonFiniteError: the loss became NaN or infinite.
+      NonFiniteError: the loss or a gradient became NaN or infinite, also at the rates that
+        ``config.on_nan`` lowered.
+      CollapseError: likewise of catastrophic overfitting and ``config.on_overfit``.
       PrecisionError: half precision lost the attack's gradients.
       UsageError: the batch is larger than the training set, the device has no room for
         the images, or the run stopped early, before an epoch of ``config.keep_epochs``.
@@ -153,21 +182,23 @@ def train(
     if not distribution.chief:
         directory = log_directory = None
     steps = steps_per_epoch(len(data.train_labels), config.batch_size)
-    first_epoch = callbacks.finished_epochs(directory) if directory else 0
+    position = (checkpoints.newest(directory, announce) if directory else None) or Position()
     rates = learning_rates(config.schedule, config.epochs, steps)
     distance = None if distance_from is None else RelativeDistance(distance_from, masked.kernels)
     guard = _gradient_guard(config, data, stage, masked.network, validation_network)
+    overfit = _collapse_guard(config, data, stage, announce)
     path = directory / "history.json" if directory else None
-    history = callbacks.History(
-        path,
-        rates,
-        steps,
-        first_epoch,
-        distance,
-        None if guard is None else lambda: guard.measured,
-    )
     with distribution.failures():
-        first_epoch, history.rows = distribution.tell([first_epoch, history.rows])
+        position = Position(**distribution.tell(dataclasses.asdict(position)))
+        history = callbacks.History(
+            path,
+            rates,
+            steps,
+            position,
+            distance,
+            None if guard is None else lambda: guard.measured,
+            None if overfit is None else lambda: overfit.collapsed,
+        )
         placed = distribution.place(masked, config.batch_norm_groups)
         twin = validation_network and distribution.twin(validation_network)
         with distribution.scope():
@@ -175,58 +206,85 @@ def train(
                 data.train_images, distribution.data_on_device(config.data_on_device)
             )
             model = make_training_model(placed, config, seed, twin, on_device)
-            optimizer = make_optimizer(config, steps)
+            table = RateTable(rates)
+            optimizer = make_optimizer(config, steps, table)
             optimizer.build(placed.network.trainable_variables)
             model.compile(optimizer=optimizer, jit_compile=config.jit_compile)
-
+        table.factor.assign(rate_factor(position.rollbacks))
+        begun = bool(position.epoch or position.step)
+        single = placed is masked
+        finite = guards.NonFiniteGuard(
+            stage,
+            masked.network,
+            rate_flag,
+            scaled=config.dtype_policy == "mixed_float16",
+            first_step=position.step,
+        )
         used = [
             *_copies(placed, masked, config, validation_network, twin),
-            callbacks.NonFiniteGuard(stage, masked.network),
-            *([] if guard is None else [guard]),
+            finite,
+            *(found for found in (guard, overfit) if found is not None),
             history,
             callbacks.StopEarly(history, config.patience),
         ]
+        saving = log = return_to = None
         if directory:
             keep = config.keep_epochs
             used.append(callbacks.KeepWeights(directory, masked.network, history, keep))
             if log_directory is not None:
-                if not first_epoch:  # what lies there is of another run
+                if not begun:  # what lies there is of another run
                     shutil.rmtree(log_directory, ignore_errors=True)
-                used.append(
-                    TensorBoardLog(
-                        log_directory,
-                        history,
-                        masked,
-                        validation_network or masked.network,
-                        data.validation_images,
-                        data.validation_labels,
-                        log_settings or {},
-                        config.epochs,
-                    )
+                log = TensorBoardLog(
+                    log_directory,
+                    history,
+                    masked,
+                    validation_network or masked.network,
+                    data.validation_images,
+                    data.validation_labels,
+                    log_settings or {},
+                    config.epochs,
                 )
-            checkpoint = callbacks.Checkpoint(directory, masked, optimizer, history, keep)
-            used.append(checkpoint)
-            if first_epoch:
-                checkpoint.restore()
-        if first_epoch:
-            distribution.resume(masked, placed, optimizer)
+                used.append(log)
+            kept = checkpoints.Checkpoints(
+                directory, masked, optimizer, model.epoch_metrics() if single else {}
+            )
+            saving = callbacks.Checkpoint(
+                directory,
+                kept,
+                masked.network,
+                history,
+                keep,
+                steps,
+                config.checkpoint_minutes if single else 0.0,
+                position,
+                kept.restore(position) if begun else [],
+            )
+            used.append(saving)
+            if not begun and goes_back(config):
+                saving.save(0)
 
-        # A process may have died right after the epoch that decided to stop.
-        stopped = callbacks.stopped_early(history.rows, config.patience)
-        if first_epoch < config.epochs and not stopped:
-            training, validation = _batches(
-                data, config, seed, augment, first_epoch, distribution, on_device is None
-            )
-            shown = (1 if sys.stdout.isatty() else 2) if verbose is None else verbose
-            model.fit(
-                training,
-                epochs=config.epochs,
-                initial_epoch=first_epoch,
-                steps_per_epoch=steps,
-                **validation,
-                callbacks=used,
-                verbose=shown,
-            )
+            def return_to(position: Position) -> None:
+                kept.restore(position)
+                distribution.resume(masked, placed, optimizer)
+                history.go_on(position)
+                saving.go_on(position)
+                finite.go_on()
+                table.factor.assign(rate_factor(position.rollbacks))
+
+        if begun:
+            distribution.resume(masked, placed, optimizer)
+        shown = (1 if sys.stdout.isatty() else 2) if verbose is None else verbose
+        batches = functools.partial(
+            _batches, data, config, seed, augment, distribution, on_device is None
+        )
+        try:
+            Fitting(
+                model, config, steps, batches, used, history, saving, return_to, directory, shown,
+                announce,
+            ).finish(position)  # fmt: skip
+        finally:
+            if log is not None:
+                log.close()
 
     if len(history.rows) < max(config.keep_epochs, default=0):
         raise UsageError.bad_value(
@@ -235,11 +293,21 @@ def train(
             f"at most {len(history.rows)}: {stage} ended there by --patience={config.patience}",
         )
     if directory:
+        history.write()  # a checkpoint may have told more than the file
         weights.write_arrays(directory / "final.npz", weights.get_weights(masked.network))
         best = callbacks.best_epoch(history.rows)
-        kept = callbacks.epoch_file(directory, best)
-        _place(kept, directory / "best.npz", copy=best in config.keep_epochs)
+        kept_file = callbacks.epoch_file(directory, best)
+        _place(kept_file, directory / "best.npz", copy=best in config.keep_epochs)
     return history.rows
+
+
+def _collapse_guard(
+    config: TrainConfig, data: ImageData, stage: str, announce: Callable[[str], None]
+) -> guards.CollapseGuard | None:
+    if not _watches_fgsm(config):
+        return None
+    images = config.validation_images or len(data.validation_labels)
+    return guards.CollapseGuard(stage, images, config.on_overfit != "warn", announce)
 
 
 def _gradient_guard(
@@ -292,9 +360,11 @@ def _batches(
     config: TrainConfig,
     seed: int,
     augment: bool,
-    first_epoch: int,
     distribution: Distribution,
     with_images: bool,
+    first_epoch: int,
+    first_step: int,
+    epochs: int,
 ) -> tuple[Any, dict[str, Any]]:
     """The training batches, and the arguments of ``fit`` that are about validation."""
     training = functools.partial(
@@ -303,7 +373,8 @@ def _batches(
         data.train_labels,
         batch_size=config.batch_size,
         first_epoch=first_epoch,
-        epochs=config.epochs,
+        first_step=first_step,
+        epochs=epochs,
         order_seed=derive_seed(seed, "order"),
         augmentation_seed=derive_seed(seed, "augmentation") if augment else None,
         with_images=with_images,

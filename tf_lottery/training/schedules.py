@@ -49,15 +49,26 @@ def learning_rates(config: ScheduleConfig, epochs: int, steps_per_epoch: int) ->
     return rate.astype(np.float32)
 
 
+def rate_factor(rollbacks: int) -> float:
+    """On all rates of a training that went back so often: a half each time."""
+    return 0.5**rollbacks
+
+
 class RateTable(keras.optimizers.schedules.LearningRateSchedule):
-    """A learning-rate schedule that reads step i's rate from a table."""
+    """A learning-rate schedule that reads step i's rate from a table.
+
+    Attributes:
+      factor: variable that multiplies all of them; 1 at first.
+    """
 
     def __init__(self, rates: np.ndarray):
         self.rates = np.asarray(rates, np.float32)
+        self.factor = tf.Variable(1.0, trainable=False, name="rate_factor")
 
     def __call__(self, step):
         last = len(self.rates) - 1
-        return tf.gather(self.rates, tf.minimum(tf.cast(step, tf.int32), last))
+        rate = tf.gather(self.rates, tf.minimum(tf.cast(step, tf.int32), last))
+        return rate * tf.cast(self.factor, rate.dtype)
 
     def get_config(self):
         return {"rates": self.rates.tolist()}

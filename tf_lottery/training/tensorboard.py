@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tensorboard.plugins.hparams import api as hparams
@@ -51,8 +52,11 @@ class TensorBoardLog(keras.callbacks.Callback):
         self._labels = labels[:_PICTURES].astype(np.int32)
         self._settings = settings
         self._epochs = epochs
+        self._writer: Any = None  # made when training begins
 
     def on_train_begin(self, logs=None):
+        if self._writer is not None:  # fit is called again
+            return
         self._writer = tf.summary.create_file_writer(str(self._directory))
         with self._writer.as_default(step=0):
             hparams.hparams(self._settings, trial_id=self._directory.name)
@@ -66,7 +70,12 @@ class TensorBoardLog(keras.callbacks.Callback):
             tf.summary.scalar("accuracy/validation_natural", row["validation_natural"])
             if row["validation_robust"] is not None:
                 tf.summary.scalar("accuracy/validation_robust", row["validation_robust"])
+            if row["validation_fgsm"] is not None:
+                tf.summary.scalar("accuracy/validation_fgsm", row["validation_fgsm"])
+                tf.summary.scalar("collapsed", float(row["collapsed"]))
             tf.summary.scalar("loss/train", row["loss"])
+            tf.summary.scalar("gradient_norm", row["gradient_norm"])
+            tf.summary.scalar("rollbacks", row["rollbacks"])
             tf.summary.scalar("learning_rate", row["learning_rate"])
             tf.summary.scalar("seconds/train", row["seconds"])
             if row["distance"] is not None:
@@ -80,8 +89,10 @@ class TensorBoardLog(keras.callbacks.Callback):
                 self._pictures()
         self._writer.flush()
 
-    def on_train_end(self, logs=None):
-        self._writer.close()
+    def close(self) -> None:
+        """Ends the event file."""
+        if self._writer is not None:
+            self._writer.close()
 
     def _kernels(self):
         for name, kernel in self._masked.kernels.items():

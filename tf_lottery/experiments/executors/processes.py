@@ -31,9 +31,11 @@ from tf_lottery.experiments.executors.schedule import Schedule
 from tf_lottery.experiments.local import Worker
 from tf_lottery.experiments.stage import Stage
 from tf_lottery.experiments.store import Store
+from tf_lottery.interruption import Terminated, termination_raised
 
 _log = logging.getLogger(__name__)
 _POLL = 0.5  # seconds between looks at stages that another run had
+_GRACE = 60.0  # seconds that workers have to save what they work on
 
 
 def run_parallel(
@@ -79,7 +81,7 @@ def run_parallel(
     job = pickle.dumps((store, make_worker))
     cores = shares(min(jobs, schedule.left))
     pool = [_Process(job, share, logs / f"{i}.log") for i, share in enumerate(cores)]
-    with termination_as_exit():
+    with termination_raised():
         try:
             _finish_all(schedule, pool)
             for process in pool:
@@ -87,8 +89,7 @@ def run_parallel(
             for process in pool:
                 process.join()
         finally:
-            for process in pool:
-                process.kill()
+            _end(pool)
     shutil.rmtree(logs, ignore_errors=True)
     with contextlib.suppress(OSError):  # others' logs are there
         logs.parent.rmdir()
@@ -118,6 +119,19 @@ def _finish_all(schedule: Schedule, pool: list[_Process]) -> None:
                     error = stopping
                 else:
                     _log.error("%s", stopping)
+
+
+def _end(pool: list[_Process]) -> None:
+    """Ends all processes, those at work after they have saved it; at once if hurried."""
+    try:
+        for process in pool:
+            process.terminate()
+        limit = time.monotonic() + _GRACE
+        for process in pool:
+            process.join(max(0.0, limit - time.monotonic()))
+    finally:
+        for process in pool:
+            process.kill()
 
 
 def _take_in(process: _Process, schedule: Schedule) -> None:
@@ -157,23 +171,6 @@ def thread_limits(cores: int) -> dict[str, str]:
         "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2"),
         "TF_FORCE_GPU_ALLOW_GROWTH": os.environ.get("TF_FORCE_GPU_ALLOW_GROWTH", "true"),
     }
-
-
-@contextlib.contextmanager
-def termination_as_exit() -> Iterator[None]:
-    """Lets SIGTERM unwind the stack (``SystemExit(143)``), so that workers are stopped."""
-
-    def leave(number, frame):
-        raise SystemExit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may ask for signals
-        return
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class _Process:
@@ -231,10 +228,15 @@ class _Process:
         if self._pipe is not None:
             self._pipe.close()
 
-    def join(self) -> None:
-        """Waits for the end of a dismissed process, but not for long."""
+    def terminate(self) -> None:
+        """Asks the process to save what it works on and to end."""
         if self._process is not None:
-            self._process.join(5)
+            self._process.terminate()
+
+    def join(self, seconds: float = 5) -> None:
+        """Waits for the end of a process that was told to end, but not for long."""
+        if self._process is not None:
+            self._process.join(seconds)
 
     def kill(self) -> None:
         """Ends the process at once, whatever it does; the store bears it."""
@@ -311,15 +313,13 @@ def _work(pipe: connection.Connection, job: bytes, cores: list[int], log: str) -
             made.append(make_worker(store))
         return made[0]
 
-    while True:
-        try:
+    with contextlib.suppress(Terminated, EOFError), termination_raised():
+        while True:
             stage = pipe.recv()
-        except EOFError:
-            return
-        print(f"{stage.name} {stage.label}", flush=True)
-        outcome = carry_out(stage, worker)
-        print(outcome.trace or outcome.state, file=sys.stderr, flush=True)
-        pipe.send(outcome)
+            print(f"{stage.name} {stage.label}", flush=True)
+            outcome = carry_out(stage, worker)
+            print(outcome.trace or outcome.state, file=sys.stderr, flush=True)
+            pipe.send(outcome)
 
 
 def _end_with_parent() -> None:

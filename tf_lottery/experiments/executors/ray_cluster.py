@@ -24,12 +24,13 @@ from typing import Any
 import tf_lottery
 from tf_lottery.errors import LotteryError, StoreError, UsageError
 from tf_lottery.experiments.executors.outcome import Outcome, carry_out, failure
-from tf_lottery.experiments.executors.processes import termination_as_exit, thread_limits
+from tf_lottery.experiments.executors.processes import thread_limits
 from tf_lottery.experiments.executors.schedule import RETRIES, Schedule
 from tf_lottery.experiments.local import Worker
 from tf_lottery.experiments.remote_store import open_store
 from tf_lottery.experiments.stage import Stage
 from tf_lottery.experiments.store import Store
+from tf_lottery.interruption import termination_raised
 
 _log = logging.getLogger(__name__)
 _REACH_SECONDS = 5  # for a connection to the address
@@ -85,7 +86,7 @@ def run_on_ray(
     schedule = Schedule(targets, here, _past_chatter(announce))
     if not schedule.left:
         return schedule.found
-    with termination_as_exit(), contextlib.redirect_stdout(_Chatter()), _cluster(ray, address):
+    with termination_raised(), contextlib.redirect_stdout(_Chatter()), _cluster(ray, address):
         job = ray.cloudpickle.dumps((place, make_worker))
         options: dict[str, Any] = {
             "num_cpus": cpus_per_stage,
@@ -212,7 +213,7 @@ def _cluster(ray, address: str | None) -> Iterator[None]:
     except Exception as error:
         raise _no_cluster(place, str(error)) from error
     try:
-        with termination_as_exit():  # Ray has set a handler of its own, which prints
+        with termination_raised():  # Ray has set a handler of its own, which prints
             yield
     finally:
         ray.shutdown()

@@ -18,6 +18,7 @@ from tf_lottery.options import lottery_config
 # Options that are told elsewhere, or that change no more than the last decimals.
 _NOT_OF_THE_PAPER = (
     "model", "data_dir", "compare", "seed", "deterministic", "jit_compile", "data_on_device",
+    "checkpoint_minutes", "on_nan", "on_overfit",
 )  # fmt: skip
 
 _ZERO_IS_DEFAULT = (

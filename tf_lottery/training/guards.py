@@ -1,0 +1,145 @@
+"""Keras callbacks that watch a training: numbers that are not finite, catastrophic overfitting."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NoReturn
+
+import numpy as np
+
+from tf_lottery import weights
+from tf_lottery.errors import CollapseError, NonFiniteError
+from tf_lottery.keras import keras
+
+LARGEST_NORM = 1e6  # of a gradient; healthy ones are below 100
+
+
+class NonFiniteGuard(keras.callbacks.Callback):
+    """Stops a run at the first step, or epoch, whose numbers cannot be trusted.
+
+    Looked at after each step: the loss, and the norm of the gradient (all weights together),
+    which must be finite and at most ``LARGEST_NORM``; after each epoch: the weights.
+
+    Args:
+      stage: name used in the error.
+      network: bare.
+      rate_flag: the flag whose rate the stage runs at.
+      scaled: gradients of float16 networks may be infinite: such steps are left out, and
+        the loss scale goes down.
+      first_step: steps of the first epoch that an earlier process did.
+
+    Raises:
+      NonFiniteError: names stage, epoch and step (both counted from 1).
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        network: keras.Model,
+        rate_flag: str = "learning_rate",
+        scaled: bool = False,
+        first_step: int = 0,
+    ):
+        super().__init__()
+        self._stage = stage
+        self._network = network
+        self._advice = f"a lower --{rate_flag} may help"
+        self._scaled = scaled
+        self._done = first_step
+        self._epoch = 0
+
+    def go_on(self) -> None:
+        """The next step is the first of an epoch."""
+        self._done = 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        # Keras reports the running mean, which stays NaN from the bad step on.
+        where = f"in epoch {self._epoch + 1}, step {self._done + batch + 1}"
+        if not math.isfinite(logs["loss"]):
+            self._stop(f"loss is {logs['loss']} {where}")
+        norm = logs.get("gradient_norm", 0.0)
+        if not self._scaled and not norm <= LARGEST_NORM:
+            exploded = math.isfinite(norm)
+            said = f"{norm:.3g}, more than {LARGEST_NORM:g}," if exploded else str(norm)
+            self._stop(f"the norm of the gradient is {said} {where}")
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._done = 0
+        # The last update of an epoch is judged by no loss before it is saved.
+        for name, variable in weights.named_variables(self._network).items():
+            if not np.all(np.isfinite(variable.numpy())):
+                self._stop(f"{name} is not finite after the last step of epoch {epoch + 1}")
+
+    def _stop(self, what: str) -> NoReturn:
+        raise NonFiniteError(f"{self._stage}: {what}; {self._advice}")
+
+
+class CollapseGuard(keras.callbacks.Callback):
+    """Notices catastrophic overfitting: a network robust to FGSM and to nothing else.
+
+    Wong et al. 2020 (arXiv 2001.03994, section 5.4): within an epoch the accuracy of an FGSM
+    training under PGD may fall to 0 while that under FGSM rises. Looked at after each epoch,
+    on the validation images: the attack trained on beside the validation attack.
+
+    Attributes:
+      collapsed: whether the last epoch is one; ``None`` before the first.
+
+    Args:
+      stage: name used in what is said.
+      images: how many validation images are used.
+      stop: raise instead of telling.
+      announce: told of it, in one line, the first time.
+
+    Raises:
+      CollapseError: it happened, and ``stop``.
+    """
+
+    def __init__(self, stage: str, images: int, stop: bool, announce: Callable[[str], None]):
+        super().__init__()
+        self._stage = stage
+        self._images = images
+        self._stop = stop
+        self._announce = announce
+        self._told = False
+        self.collapsed: bool | None = None
+
+    def on_epoch_end(self, epoch, logs=None):
+        fgsm, robust = float(logs["val_fgsm"]), float(logs["val_robust"])
+        self.collapsed = has_collapsed(fgsm, robust, self._images)
+        if not self.collapsed:
+            return
+        text = (
+            f"{self._stage}: catastrophic overfitting in epoch {epoch + 1}: {fgsm:.1%} of the "
+            f"validation images withstand FGSM, which is trained on, {robust:.1%} the validation "
+            "attack"
+        )
+        if self._stop:
+            raise CollapseError(
+                f"{text}; a lower --search_learning_rate or --learning_rate, a smaller --eps or "
+                "--on_overfit=rollback may help"
+            )
+        if not self._told:
+            self._announce(f"warning: {text}; --on_overfit=rollback goes back and lowers the rate")
+            self._told = True
+
+
+def has_collapsed(fgsm: float, robust: float, images: int) -> bool:
+    """Whether accuracy under FGSM says nothing of that under a stronger attack.
+
+    At most half of what withstands FGSM withstands the other attack, and the difference is
+    0.1 or more and clearly more than so few images may show by chance.
+
+    Args:
+      fgsm, robust: accuracies in [0, 1] on the same images.
+      images: how many.
+    """
+    return robust <= fgsm / 2 and fgsm - robust >= max(0.1, 2 / math.sqrt(images))
+
+
+def all_finite(network: keras.Model) -> bool:
+    """Whether every variable of a bare network is free of NaN and infinity."""
+    return all(np.all(np.isfinite(value)) for value in weights.get_weights(network).values())
