@@ -133,23 +133,6 @@ def test_a_resumed_run_measures_as_an_uninterrupted_one(
         assert row["distance"] == pytest.approx(value, rel=1e-12)
 
 
-def test_a_history_without_distances_is_gone_on_with(
-    sparse, tiny_data, tmp_path, reference, monkeypatch
-):
-    """As a version that did not measure them left it."""
-    one = dataclasses.replace(CONFIG, epochs=1)
-    train(sparse(), tiny_data, one, seed=0, directory=tmp_path, verbose=0)
-    (row,) = json.loads((tmp_path / "history.json").read_text())
-    del row["distance"]
-    (tmp_path / "history.json").write_text(json.dumps([row]))
-    config = dataclasses.replace(CONFIG, keep_epochs=(), patience=5)
-    rows = train(
-        sparse(), tiny_data, config, seed=0, directory=tmp_path, verbose=0,
-        distance_from=reference,
-    )  # fmt: skip
-    assert rows[0] == row
-    assert rows[1]["distance"] > 0
-
 
 def test_measuring_is_in_no_measured_time(sparse, tiny_data, tmp_path, reference, monkeypatch):
     clock = types.SimpleNamespace(late=0.0)

@@ -19,7 +19,7 @@ from tf_lottery.config import (
 )
 from tf_lottery.errors import NonFiniteError, UsageError
 from tf_lottery.keras import keras, tf
-from tf_lottery.training import callbacks, run
+from tf_lottery.training import callbacks, checkpoints, guards, run
 from tf_lottery.training.run import train
 
 FGSM = ObjectiveConfig("fgsm", attack_from_name("fgsm", eps=0.05))
@@ -39,8 +39,8 @@ NATURAL = TrainConfig(
     schedule=ScheduleConfig("constant", peak=0.05),
 )
 ROW = {
-    "epoch", "learning_rate", "loss", "train_accuracy", "validation_natural",
-    "validation_robust", "seconds", "startup_seconds", "validation_seconds", "distance",
+    "epoch", "learning_rate", "loss", "train_accuracy", "gradient_norm", "validation_natural",
+    "validation_robust", "validation_fgsm", "collapsed", "rollbacks", "seconds", "startup_seconds", "validation_seconds", "distance",
     "input_gradients",
 }  # fmt: skip
 
@@ -60,7 +60,9 @@ class Recorder(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.weights.append(weights.get_weights(self.masked.network))
-        path = tf.train.latest_checkpoint(str(self.directory / "checkpoints"))
+        position = checkpoints.newest(self.directory)
+        assert (position.epoch, position.step) == (epoch + 1, 0)
+        path = str(self.directory / "checkpoints" / position.name)
         reader = tf.train.load_checkpoint(path)
         self.checkpoints.append(
             {
@@ -211,7 +213,8 @@ def test_interrupted_run_goes_on_as_if_nothing_happened(
         patch.setattr(cls, "on_epoch_end", interrupt)
         with pytest.raises(InterruptionError):
             train(sparse(), tiny_data, ROBUST, seed=7, directory=tmp_path, verbose=0)
-    assert callbacks.finished_epochs(tmp_path) == (2 if where == "after the checkpoint" else 1)
+    finished_epochs = checkpoints.newest(tmp_path).epoch
+    assert finished_epochs == (2 if where == "after the checkpoint" else 1)
     masked = sparse()
     rows = train(masked, tiny_data, ROBUST, seed=7, directory=tmp_path, verbose=0)
     assert [row["epoch"] for row in rows] == [1, 2, 3]
@@ -235,7 +238,7 @@ from tf_lottery import weights
 from tf_lottery.data import ImageData
 from tf_lottery.models import build_model
 from tf_lottery.pruning.masks import wrap
-from tf_lottery.training import callbacks
+from tf_lottery.training import checkpoints, guards
 from tf_lottery.training.run import train
 
 root = Path(sys.argv[1])
@@ -259,17 +262,18 @@ def go(name):
     return weights.digest(weights.read_arrays(root / name / "final.npz"))
 
 whole = go("whole")
-original = callbacks.NonFiniteGuard.on_train_batch_end
+original = guards.NonFiniteGuard.on_train_batch_end
 def stop(self, batch, logs=None):
     if self._epoch == 1 and batch == 2:
         raise KeyboardInterrupt
-callbacks.NonFiniteGuard.on_train_batch_end = stop
+guards.NonFiniteGuard.on_train_batch_end = stop
 try:
     go("cut")
     raise SystemExit("was not interrupted")
 except KeyboardInterrupt:
-    callbacks.NonFiniteGuard.on_train_batch_end = original
-assert callbacks.finished_epochs(root / "cut") == 1
+    guards.NonFiniteGuard.on_train_batch_end = original
+position = checkpoints.newest(root / "cut")
+assert (position.epoch, position.step) == (1, 3), position  # 2, counted from 0, was done
 print("same" if go("cut") == whole else "different")
 """
 
@@ -382,7 +386,7 @@ def test_float16_run_resumes_with_its_loss_scale(
 
     options = {"seed": 0, "directory": tmp_path, "verbose": 0}
     with monkeypatch.context() as patch:
-        patch.setattr(callbacks.NonFiniteGuard, "on_epoch_end", interrupt)
+        patch.setattr(guards.NonFiniteGuard, "on_epoch_end", interrupt)
         with pytest.raises(InterruptionError):
             train(sparse(dtype_policy="mixed_float16"), tiny_data, config,
                   validation_network=tiny_network(), **options)  # fmt: skip
