@@ -8,10 +8,11 @@ import threading
 from collections.abc import Iterator
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM has come: whatever saves on Ctrl-C saves."""
+class Terminated(SystemExit):
+    """SIGTERM has come: whatever saves on Ctrl-C saves. Uncaught, it ends a process with 143."""
 
-    exit_code = 128 + signal.SIGTERM
+    def __init__(self):
+        super().__init__(128 + signal.SIGTERM)
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except Terminated as error:
         _complain("terminated; the same command goes on where it was saved last")
-        return error.exit_code
+        return int(str(error.code))
     except KeyboardInterrupt:
         _complain("interrupted; the same command goes on where it was saved last")
         return 130

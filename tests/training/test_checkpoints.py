@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tf_lottery import weights
-from tf_lottery.config import ObjectiveConfig, ScheduleConfig, TrainConfig, attack_from_name
+from tf_lottery.config import ObjectiveConfig, ScheduleConfig, TrainConfig
 from tf_lottery.training import callbacks, checkpoints
 from tf_lottery.training.run import train
 
@@ -81,9 +81,7 @@ def test_two_of_each_kind_of_checkpoint_are_kept(cut):
 
 DAMAGES = {
     "a flipped byte": lambda path: path.write_bytes(
-        (c := path.read_bytes())[: len(c) // 2]
-        + bytes([c[len(c) // 2] ^ 1])
-        + c[len(c) // 2 + 1 :]
+        (c := path.read_bytes())[: len(c) // 2] + bytes([c[len(c) // 2] ^ 1]) + c[len(c) // 2 + 1 :]
     ),
     "cut": lambda path: path.write_bytes(path.read_bytes()[:-7]),
     "empty": lambda path: path.write_bytes(b""),

@@ -1,6 +1,5 @@
 """The relative distance to another network, by hand and along a run."""
 
-import dataclasses
 import doctest
 import json
 import types
@@ -131,7 +130,6 @@ def test_a_resumed_run_measures_as_an_uninterrupted_one(
     for row, name in zip(rows, ("epoch-1", "final"), strict=True):
         value = expected(reference, tmp_path, name, masked.kernels)
         assert row["distance"] == pytest.approx(value, rel=1e-12)
-
 
 
 def test_measuring_is_in_no_measured_time(sparse, tiny_data, tmp_path, reference, monkeypatch):

@@ -106,6 +106,10 @@ def _provenance(shop: Workshop, stage: Stage) -> dict:
     searches = [s for s in ancestors(stage) if s.kind == "train"]
     ledgers = [shop.store.manifest(s)["ledger"] for s in searches]
     last = stage.parents["trained"]
+    troubles = {
+        "collapsed_epochs": [ledger.get("collapsed_epochs", []) for ledger in ledgers],
+        "rollbacks": [ledger.get("rollbacks", 0) for ledger in ledgers],
+    }
     return {
         "label": stage.label,
         "control": None,
@@ -119,4 +123,6 @@ def _provenance(shop: Workshop, stage: Stage) -> dict:
             for column in ("seconds", "examples", "forward_passes", "flops")
         },
         "stages": [s.name for s in searches],
+        # Of each search; left out where there were none.
+        **{name: values for name, values in troubles.items() if any(values)},
     }

@@ -20,6 +20,7 @@ from tf_lottery.experiments.pruning_work import searched_kernels
 from tf_lottery.experiments.stage import Stage
 from tf_lottery.export import export_saved_model
 from tf_lottery.pruning.masks import MaskedNetwork, wrap
+from tf_lottery.training.guards import collapsed_epochs
 from tf_lottery.training.run import train
 
 if TYPE_CHECKING:
@@ -91,7 +92,11 @@ def train_network(shop: Workshop, stage: Stage, directory: Path) -> None:
             for column in ("seconds", "startup_seconds", "validation_seconds")
         },
     )
-    files.write_json(directory / "ledger.json", cost.to_json())
+    troubles = {"collapsed_epochs": collapsed_epochs(rows), "rollbacks": rows[-1]["rollbacks"]}
+    files.write_json(
+        directory / "ledger.json",
+        {**cost.to_json(), **{name: value for name, value in troubles.items() if value}},
+    )
     shutil.rmtree(directory / "checkpoints", ignore_errors=True)
 
 

@@ -30,6 +30,7 @@ def limits(document: Document) -> Iterator[str]:
         "independent samples. Both models saw the same images, which makes them if anything "
         "too wide; they are not corrected for the number of comparisons."
     )
+    yield from troubles(document["ledger"])
     yield from _schedule(document)
     yield from _rewind(document)
     if not document["attacks"]:
@@ -51,6 +52,39 @@ def limits(document: Document) -> Iterator[str]:
             "zero, so an epoch of a sparse network costs what a dense one costs. Whatever is "
             "saved is epochs."
         )
+
+
+def troubles(ledger: list[dict]) -> Iterator[str]:
+    """What went wrong in trainings and was gone on with, a sentence a kind of trouble.
+
+    Args:
+      ledger: of a document; entries without trouble lack the keys.
+    """
+    collapsed = [
+        f"{_training(entry)} (epoch {', '.join(map(str, entry['collapsed_epochs']))})"
+        for entry in ledger
+        if entry.get("collapsed_epochs")
+    ]
+    if collapsed:
+        yield (
+            f"Catastrophic overfitting, that is robust to FGSM and not to PGD, in "
+            f"{'; '.join(collapsed)}: what was made from these weights is no fair sample of FGSM "
+            "training; --on_overfit=rollback or a smaller rate may avoid it."
+        )
+    back = [
+        f"{_training(entry)} ({entry['rollbacks']} x)" for entry in ledger if entry.get("rollbacks")
+    ]
+    if back:
+        yield (
+            f"Gone back to an earlier epoch, and on at half the rate each time: {'; '.join(back)}. "
+            "The rates are not those of the settings, and the seconds and FLOPs of what was "
+            "undone are not counted."
+        )
+
+
+def _training(entry: dict) -> str:
+    seed = f", seed {entry['seed']}" if "seed" in entry else ""
+    return f"{entry['label']}{seed}"
 
 
 def _schedule(document: Document) -> Iterator[str]:

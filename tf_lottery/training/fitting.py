@@ -9,6 +9,7 @@ from typing import Any
 
 from tf_lottery.config import TrainConfig
 from tf_lottery.errors import CollapseError, NonFiniteError
+from tf_lottery.interruption import Terminated
 from tf_lottery.keras import keras
 from tf_lottery.training import callbacks, checkpoints
 from tf_lottery.training.checkpoints import Position
@@ -64,7 +65,7 @@ class Fitting:
                     position = self._fit(position)
                 except (NonFiniteError, CollapseError) as error:
                     position = self._go_back(position, error)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Terminated):
             if self.saving is not None:
                 self.saving.save_within_epoch()
             raise

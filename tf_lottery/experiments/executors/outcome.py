@@ -10,6 +10,7 @@ from tf_lottery import errors
 from tf_lottery.errors import LotteryError
 from tf_lottery.experiments.local import Worker
 from tf_lottery.experiments.stage import Stage
+from tf_lottery.interruption import Terminated
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ def carry_out(stage: Stage, worker: Callable[[], Worker]) -> Outcome:
             if directory is None:
                 return Outcome("elsewhere")
             hands.perform(stage, directory)
+    except Terminated:
+        raise
     except (Exception, SystemExit) as error:
         known = [
             kind.__name__ for kind in type(error).__mro__ if kind.__module__ == errors.__name__

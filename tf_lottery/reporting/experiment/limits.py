@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from tf_lottery.reporting.experiment.document import Document, baselines, has_counted, listed
 from tf_lottery.reporting.experiment.measures import CURVES, parse
 from tf_lottery.reporting.experiment.statistics import count
+from tf_lottery.reporting.limits import troubles
 
 
 def limits(document: Document) -> Iterator[str]:
@@ -34,6 +35,7 @@ def limits(document: Document) -> Iterator[str]:
             )
         yield text
     yield from unmeasured(document)
+    yield from troubles(document["ledger"])
     if document["attacks"]:
         yield (
             "An accuracy under attacks is an upper bound: a stronger attack may find more than "

@@ -1,0 +1,264 @@
+"""Bad numbers and catastrophic overfitting: told, stopped at, gone back from."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from tf_lottery import lottery_config
+from tf_lottery.config import ObjectiveConfig, ScheduleConfig, TrainConfig
+from tf_lottery.errors import CollapseError, NonFiniteError
+from tf_lottery.main import main
+from tf_lottery.tickets import Ticket
+from tf_lottery.training import checkpoints
+from tf_lottery.training.guards import NonFiniteGuard, has_collapsed
+from tf_lottery.training.run import train
+
+NATURAL = TrainConfig(
+    objective=ObjectiveConfig("natural"),
+    epochs=3,
+    batch_size=32,
+    schedule=ScheduleConfig("constant", peak=0.05),
+    on_nan="rollback",
+)
+
+
+# --- numbers ---------------------------------------------------------------------------
+
+
+def test_the_step_the_likely_flag_and_what_is_kept_are_named(sparse, tiny_data, tmp_path):
+    config = dataclasses.replace(
+        NATURAL, schedule=ScheduleConfig("constant", peak=1e20), on_nan="stop"
+    )
+    said = r"^s: .* epoch 1, step [2-3]; a lower --search_learning_rate may help$"
+    with pytest.raises(NonFiniteError, match=said):
+        train(
+            sparse(), tiny_data, config, seed=0, directory=tmp_path, stage="s", verbose=0,
+            rate_flag="search_learning_rate",
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("norm", "said"),
+    [
+        (float("nan"), "the norm of the gradient is nan in epoch 1, step 3"),
+        (float("inf"), "the norm of the gradient is inf in epoch 1, step 3"),
+        (2e6, r"the norm of the gradient is 2e\+06, more than 1e\+06, in epoch 1, step 3"),
+    ],
+)
+def test_gradients_are_looked_at(norm, said):
+    guard = NonFiniteGuard("s", None, first_step=1)
+    guard.on_epoch_begin(0)
+    guard.on_train_batch_end(0, {"loss": 1.0, "gradient_norm": 5.0})
+    with pytest.raises(NonFiniteError, match=said):
+        guard.on_train_batch_end(1, {"loss": 1.0, "gradient_norm": norm})
+    scaled = NonFiniteGuard("s", None, scaled=True)
+    scaled.on_train_batch_end(1, {"loss": 1.0, "gradient_norm": norm})
+
+
+def test_the_history_has_the_largest_gradient_of_an_epoch(sparse, tiny_data, tmp_path, monkeypatch):
+    seen = []
+    look = NonFiniteGuard.on_train_batch_end
+
+    def watch(self, batch, logs=None):
+        seen.append(logs["gradient_norm"])
+        look(self, batch, logs)
+
+    monkeypatch.setattr(NonFiniteGuard, "on_train_batch_end", watch)
+    rows = train(sparse(), tiny_data, NATURAL, seed=0, directory=tmp_path, verbose=0)
+    assert len(set(seen)) == len(seen) == 9
+    largest = [max(seen[i : i + 3]) for i in (0, 3, 6)]
+    np.testing.assert_allclose([row["gradient_norm"] for row in rows], largest, rtol=1e-6)
+
+
+def bad_once(monkeypatch, epoch, batch, times=1):
+    """The loss of one step is seen as NaN, so many times."""
+    look, left = NonFiniteGuard.on_train_batch_end, [times]
+
+    def spoil(self, number, logs=None):
+        if (self._epoch, number) == (epoch, batch) and left[0]:
+            left[0] -= 1
+            logs = {**logs, "loss": float("nan")}
+        look(self, number, logs)
+
+    monkeypatch.setattr(NonFiniteGuard, "on_train_batch_end", spoil)
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_going_back_halves_the_rate(sparse, tiny_data, tmp_path, monkeypatch, epoch):
+    bad_once(monkeypatch, epoch, 1)
+    said = []
+    rows = train(
+        sparse(), tiny_data, NATURAL, seed=0, directory=tmp_path, verbose=0, stage="s",
+        announce=said.append,
+    )  # fmt: skip
+    where = "the end of epoch 1" if epoch else "the start"
+    assert said == [
+        f"s: loss is nan in epoch {epoch + 1}, step 2; a lower --learning_rate may help; going "
+        f"back to {where} and on at half the rate (rollback 1 of 3)"
+    ]
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert [row["rollbacks"] for row in rows] == ([0, 1, 1] if epoch else [1, 1, 1])
+    rates = [0.05 / 2 ** row["rollbacks"] for row in rows]
+    np.testing.assert_allclose([row["learning_rate"] for row in rows], rates, rtol=1e-6)
+    # That is what the optimizer ran at: as if the rate had been so from there on.
+    if not epoch:
+        half = dataclasses.replace(NATURAL, schedule=ScheduleConfig("constant", peak=0.025))
+        (tmp_path / "half").mkdir()
+        others = train(sparse(), tiny_data, half, seed=0, directory=tmp_path / "half", verbose=0)
+        for row, other in zip(rows, others, strict=True):
+            np.testing.assert_allclose(row["loss"], other["loss"], atol=1e-4)
+
+
+def test_a_process_that_takes_over_knows_of_the_rollback(sparse, tiny_data, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    with monkeypatch.context() as patch:
+        bad_once(patch, 1, 1)
+
+        def die(line):
+            raise Killed
+
+        with pytest.raises(Killed):  # before it has gone back: nothing has happened
+            train(sparse(), tiny_data, NATURAL, seed=0, directory=tmp_path, verbose=0, announce=die)
+    assert checkpoints.newest(tmp_path).rollbacks == 0
+    with monkeypatch.context() as patch:
+        bad_once(patch, 1, 1)
+
+        look = NonFiniteGuard.on_train_batch_end
+
+        def die_after_it(self, batch, logs=None):
+            look(self, batch, logs)
+            if float(self.model.optimizer._learning_rate.factor) < 1:
+                raise Killed
+
+        patch.setattr(NonFiniteGuard, "on_train_batch_end", die_after_it)
+        with pytest.raises(Killed):
+            train(sparse(), tiny_data, NATURAL, seed=0, directory=tmp_path, verbose=0)
+    rows = train(sparse(), tiny_data, NATURAL, seed=0, directory=tmp_path, verbose=0)
+    assert [row["rollbacks"] for row in rows] == [0, 1, 1]
+
+
+def test_going_back_ends(sparse, tiny_data, tmp_path):
+    config = dataclasses.replace(NATURAL, schedule=ScheduleConfig("constant", peak=1e20))
+    said = []
+    with pytest.raises(NonFiniteError, match="checkpoint of the start is kept, after 3 rollbacks"):
+        train(
+            sparse(), tiny_data, config, seed=0, directory=tmp_path, verbose=0,
+            announce=said.append,
+        )  # fmt: skip
+    assert len(said) == 3
+    assert not (tmp_path / "final.npz").exists()
+
+
+# --- catastrophic overfitting ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fgsm", "robust", "images", "collapsed"),
+    [
+        (0.9, 0.0, 1000, True),
+        (0.8, 0.2, 1000, True),
+        (0.8, 0.21, 1000, False),  # a gap is no collapse
+        (0.55, 0.48, 5000, False),
+        (0.11, 0.0, 5000, True),
+        (0.09, 0.0, 5000, False),  # learns nothing yet
+        (0.4, 0.0, 20, False),  # chance, on so few images
+        (0.5, 0.0, 20, True),
+    ],
+)
+def test_has_collapsed(fgsm, robust, images, collapsed):
+    assert has_collapsed(fgsm, robust, images) is collapsed
+
+
+COLLAPSE = {
+    # FGSM with steps this wide teaches a network to hide its gradient.
+    "dataset": "digits", "model": "convnet", "width_multiplier": 0.5, "train_examples": 1000,
+    "objective": "fgsm", "search_objective": "fgsm", "eps": 0.4, "epochs": 11,
+    "learning_rate": 0.05, "schedule": "constant", "warmup_epochs": 0, "batch_size": 32,
+    "weight_decay": 0.0,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def digits():
+    from tf_lottery.data import load
+
+    return load(lottery_config(**COLLAPSE).data)
+
+
+def collapse(data, directory, **options):
+    from tf_lottery.models import build_model
+    from tf_lottery.pruning.masks import wrap
+
+    directory.mkdir(exist_ok=True)
+    said = []
+    network = wrap(build_model("convnet", (8, 8, 1), 10, 0, width_multiplier=0.5))
+    config = lottery_config(**COLLAPSE | options).train
+    try:
+        rows = train(
+            network, data, config, seed=0, directory=directory, verbose=0, stage="search: x",
+            announce=said.append,
+        )  # fmt: skip
+    except CollapseError as error:
+        return said, str(error)
+    return said, rows
+
+
+def test_catastrophic_overfitting_is_told(digits, tmp_path):
+    said, rows = collapse(digits, tmp_path)
+    (first, *_) = [row for row in rows if row["collapsed"]]
+    assert first["validation_robust"] < 0.05
+    assert first["validation_fgsm"] > 0.15
+    (line,) = said
+    assert line.startswith(
+        f"warning: search: x: catastrophic overfitting in epoch {first['epoch']}: "
+        f"{first['validation_fgsm']:.1%} of the validation images withstand FGSM"
+    )
+    assert json.loads((tmp_path / "history.json").read_text()) == rows
+
+
+def test_catastrophic_overfitting_stops_if_asked(digits, tmp_path):
+    said, error = collapse(digits, tmp_path, on_overfit="stop")
+    assert said == []
+    assert "search: x: catastrophic overfitting in epoch" in error
+    assert "the checkpoint of the end of epoch" in error
+    assert checkpoints.newest(tmp_path).epoch >= 1
+
+
+def test_catastrophic_overfitting_is_gone_back_from(digits, tmp_path):
+    said, result = collapse(digits, tmp_path, on_overfit="rollback")
+    assert said
+    assert all("going back to the end of epoch" in line for line in said)
+    if isinstance(result, str):  # lower rates do not help against such steps for ever
+        assert "after 3 rollbacks" in result
+    else:
+        assert not any(row["collapsed"] for row in result)
+        assert result[-1]["rollbacks"] == len(said)
+
+
+def test_only_fgsm_training_is_watched(sparse, tiny_data, tmp_path):
+    rows = train(sparse(), tiny_data, NATURAL, seed=0, directory=tmp_path, verbose=0)
+    assert {row["validation_fgsm"] for row in rows} == {row["collapsed"] for row in rows} == {None}
+
+
+def test_a_ticket_from_a_collapsed_search_says_so(tmp_path, capsys):
+    """And so do the report and --mode=inspect."""
+    flags = {**COLLAPSE, "search_epochs": 16, "test_examples": 20} | {
+        "search_learning_rate": 0.05, "objective": "natural", "epochs": 1, "attacks": "",
+        "compare": "boosting", "workdir": tmp_path / "w", "learning_rate": 0.04,
+        "validation_attack": "pgd10", "seed": 3,
+    }  # fmt: skip
+    assert main([f"--{name}={value}" for name, value in flags.items()]) == 0
+    ticket = Ticket.load(tmp_path / "w" / "tickets" / "boosting")
+    (epochs,) = ticket.found["collapsed_epochs"]
+    assert epochs
+    assert "rollbacks" not in ticket.found
+    report = (tmp_path / "w" / "report.md").read_text()
+    epochs = ", ".join(map(str, epochs))
+    assert f"in search: boosting (epoch {epochs}): what was made from these weights" in report
+    capsys.readouterr()
+    assert main(["--mode=inspect", f"--ticket={tmp_path / 'w' / 'tickets' / 'boosting'}"]) == 0
+    assert f"collapsed_epochs = [{epochs}]" in capsys.readouterr().out
