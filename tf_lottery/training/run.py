@@ -136,7 +136,8 @@ def train(
     Called again on a directory in which it was interrupted, it goes on after the
     newest whole checkpoint, and ends as if it had not been interrupted. An interruption
     (``KeyboardInterrupt``, ``Terminated``) within an epoch saves where it stands. Files
-    left: ``final.npz`` (of the last epoch trained, which ``config.patience`` may put before the last planned),
+    left: ``final.npz`` (of the last epoch trained, which ``config.patience`` may put
+    before the last planned),
     ``best.npz`` (by validation accuracy), ``epoch-<k>.npz`` for ``config.keep_epochs``,
     ``history.json``, and ``checkpoints/``, which the caller may remove once it has noted
     the end.
