@@ -168,18 +168,11 @@ def _folded(layer, batch_norm, source: str) -> _Step:
 def _scaled(layer: keras.layers.BatchNormalization, source: str, relu: bool) -> _Step:
     scale, shift = (tf.cast(value, layer.compute_dtype) for value in _scale_and_shift(layer))
 
-    @tf.custom_gradient
-    def normalise(x: Tensor):
+    def normalise(x: Tensor) -> Tensor:
+        # No tf.custom_gradient: TensorFlow keeps what it registers, and the graph with it, for
+        # ever. Where shapes are static, as here, its own input gradient is one product too.
         y = x * scale + shift
-        if relu:
-            y = tf.nn.relu(y)
-
-        def gradient(upstream: Tensor) -> Tensor:
-            if relu:
-                upstream = tf.raw_ops.ReluGrad(gradients=upstream, features=y)
-            return upstream * scale
-
-        return y, gradient
+        return tf.nn.relu(y) if relu else y
 
     return lambda values: normalise(tf.cast(values[source], layer.compute_dtype))
 
