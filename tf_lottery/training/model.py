@@ -114,7 +114,11 @@ class LotteryModel(keras.Model):
             gradient if factor is None else gradient * factor
             for gradient, factor in zip(gradients, self._multipliers, strict=True)
         ]
-        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        self.optimizer.apply_gradients(
+            zip(gradients, variables, strict=True),
+            # TensorFlow never forgets a graph in which gradients are summed over replicas.
+            skip_gradients_aggregation=self._replicas == 1,
+        )
         # Again after the update: 0 * anything is 0 only for finite numbers, and -0.0
         # or an optimizer with other state must not revive a weight.
         for variable, factor in zip(variables, self._multipliers, strict=True):
