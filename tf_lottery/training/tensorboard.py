@@ -15,7 +15,10 @@ from tf_lottery.pruning.masks import MaskedNetwork
 
 _PICTURES = 8
 _PICTURE_SIDE = 96  # pixels; small images are enlarged by a whole factor
-_HISTOGRAM_EVERY = 10  # epochs, besides the first and the last
+# Epochs between histograms and pictures, besides the first and the last; more where a training
+# has so many that there would be more than _MOST.
+_EVERY = 10
+_MOST = 20
 
 
 class TensorBoardLog(keras.callbacks.Callback):
@@ -84,7 +87,7 @@ class TensorBoardLog(keras.callbacks.Callback):
                 if share is not None:
                     tf.summary.scalar(f"input_gradients/{name}", share)
             last = epoch + 1 == self._epochs or self.model.stop_training
-            if epoch == 0 or last or (epoch + 1) % _HISTOGRAM_EVERY == 0:
+            if epoch == 0 or last or (epoch + 1) % max(_EVERY, -(-self._epochs // _MOST)) == 0:
                 self._kernels()
                 self._pictures()
         self._writer.flush()
