@@ -135,7 +135,9 @@ def test_a_resumed_run_measures_as_an_uninterrupted_one(
 def test_measuring_is_in_no_measured_time(sparse, tiny_data, tmp_path, reference, monkeypatch):
     clock = types.SimpleNamespace(late=0.0)
     real = callbacks.time.perf_counter
-    fake = types.SimpleNamespace(perf_counter=lambda: real() + clock.late)
+    fake = types.SimpleNamespace(
+        monotonic=callbacks.time.monotonic, perf_counter=lambda: real() + clock.late
+    )
     monkeypatch.setattr(callbacks, "time", fake)
 
     class Slow(RelativeDistance):
