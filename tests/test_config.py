@@ -242,6 +242,7 @@ def test_fields_with_a_no_op_default_stay_out_until_they_are_used():
         "patience": 3,
         "attack_loss_scale": 1024.0,
         "batch_norm_groups": 2,
+        "on_overfit": "rollback",
         "rounds": 3,
         "round_fraction": 0.5,
         "rewind_epoch": 1,

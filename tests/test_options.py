@@ -192,6 +192,9 @@ BAD = {
     "dtype_policy": "float16",
     "attack_loss_scale": -1.0,
     "data_on_device": "maybe",
+    "checkpoint_minutes": -1.0,
+    "on_nan": "maybe",
+    "on_overfit": "maybe",
     "devices": -1,
     "seed": -1,
 }

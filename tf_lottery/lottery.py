@@ -229,7 +229,7 @@ def find_ticket(config: LotteryConfig, store: str | Path | None = None) -> Ticke
     stage = _ticket_stage(config, "boosting", None)
     with _store(store) as kept:
         run_stages([stage], Workshop(kept))
-        return Ticket.load(kept.path(stage) / "ticket")
+        return Ticket.load(kept.file(stage, "ticket"))
 
 
 @dataclass(frozen=True)
@@ -263,9 +263,8 @@ def train_ticket(
     with _store(store) as kept:
         workshop = Workshop(kept)
         run_stages([entry.train], workshop)
-        path = kept.path(entry.train)
         network = workshop.spec(config).build(ticket.init_seed)
-        weights.set_weights(network, weights.read_arrays(path / "best.npz"))
+        weights.set_weights(network, weights.read_arrays(kept.file(entry.train, "best.npz")))
         return TrainedTicket(network, workshop.history(entry.train))
 
 

@@ -264,9 +264,27 @@ def test_damaged_and_foreign_checkpoints_are_refused(examples, tmp_path):
         evaluate_with(x, y, seed=1, checkpoint=Checkpoint(path))
     with pytest.raises(StoreError, match="other settings"):
         evaluate_with(x, y, checkpoint=Checkpoint(path), identity={"model": "another"})
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(StoreError, match="damaged"):
-        evaluate_with(x, y, checkpoint=Checkpoint(path))
+
+
+@pytest.mark.parametrize("place", [0, 0.3, 0.5, None])
+def test_a_damaged_checkpoint_is_told_and_costs_no_more_than_work(
+    examples, tmp_path, capsys, place
+):
+    x, y = examples
+    path = tmp_path / "progress.npz"
+    evaluate_with = Evaluator(curved, [short("pgd3", 3)], 32)
+    whole = evaluate_with(x, y, checkpoint=Checkpoint(path))
+    content = path.read_bytes()
+    if place is None:
+        path.write_bytes(content[:-100])
+    else:
+        at = int(place * len(content)) if isinstance(place, float) else place
+        spoilt = bytearray(content)
+        spoilt[at] ^= 4
+        path.write_bytes(bytes(spoilt))
+    again = evaluate_with(x, y, checkpoint=Checkpoint(path))
+    assert again.robust == whole.robust
+    assert f"{path} is damaged: starting this evaluation again" in capsys.readouterr().err
 
 
 def test_pools_of_any_size_give_the_same(examples, monkeypatch):

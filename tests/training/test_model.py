@@ -229,7 +229,7 @@ def test_step_reports_what_it_trained_on(tiny_network):
     b = batch()
     logits = masked.network(b["image"], training=True).numpy()
     result = model.train_step(b)
-    assert set(result) == {"loss", "accuracy"}
+    assert set(result) == {"loss", "accuracy", "gradient_norm"}
     accuracy = (logits.argmax(1) == b["label"].numpy()).mean()
     np.testing.assert_allclose(result["accuracy"], accuracy, atol=1e-6)
 

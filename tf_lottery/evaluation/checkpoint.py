@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from tf_lottery.errors import StoreError
 from tf_lottery.evaluation.packing import Cursor, Passes, Verdicts
 
 _FORMAT = 1
+_DIGEST = "digest"
 
 
 @dataclasses.dataclass
@@ -86,28 +88,32 @@ class Checkpoint:
             },
         }
         arrays["head"] = np.frombuffer(json.dumps(head).encode(), np.uint8)
+        arrays[_DIGEST] = _digest(arrays)
         weights.write_arrays(self.path, arrays)
         self._written = time.monotonic()
 
     def read(self, identity: Mapping[str, Any]) -> Progress | None:
-        """What was written, or ``None`` if nothing was.
+        """What was written, or ``None`` if nothing was, or if it is damaged, which is told.
 
         Raises:
-          StoreError: damaged, or of another evaluation.
+          StoreError: of another evaluation.
         """
         if not self.path.exists():
             return None
         try:
             arrays = weights.read_arrays(self.path)
+            if _DIGEST in arrays and not np.array_equal(arrays.pop(_DIGEST), _digest(arrays)):
+                raise ValueError("its digest does not fit")
             head = json.loads(arrays["head"].tobytes())
             same = head["format"] == _FORMAT and head["identity"] == json.loads(
                 json.dumps(dict(identity))
             )
             progress = _progress(arrays, head) if same else None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(
-                f"{self.path} is damaged ({error!r}); remove it to start this evaluation over"
-            ) from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, StoreError) as error:
+            reason = " ".join(str(error).split())
+            print(f"{self.path} is damaged: starting this evaluation again ({reason})",
+                  file=sys.stderr, flush=True)  # fmt: skip
+            return None
         if progress is None:
             raise StoreError(
                 f"{self.path} belongs to an evaluation of other settings; remove it to start over"
@@ -117,6 +123,12 @@ class Checkpoint:
     def remove(self) -> None:
         """The evaluation is finished and its result stored elsewhere."""
         self.path.unlink(missing_ok=True)
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Of all arrays but itself, in any order."""
+    rest = {name: arrays[name] for name in sorted(arrays) if name != _DIGEST}
+    return np.frombuffer(bytes.fromhex(weights.digest(rest)), np.uint8)
 
 
 def _progress(arrays: dict[str, np.ndarray], head: dict[str, Any]) -> Progress:

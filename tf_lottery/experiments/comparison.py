@@ -101,6 +101,7 @@ def unpack_logs(
     for stage in trainings:
         logs = store.path(stage) / "tensorboard.tar"
         if logs.is_file() and cached[stage.key]:  # else they were written in place
+            logs = store.file(stage, logs.name)
             shutil.rmtree(log_directory(stage, workdir), ignore_errors=True)
             shutil.unpack_archive(logs, log_directory(stage, workdir), filter="data")
 
@@ -108,9 +109,9 @@ def unpack_logs(
 def _collect(chosen: list[Entry], store: Store, workdir: Path) -> None:
     """Copies what people take away from the store into the work directory."""
     for entry in chosen:
-        _copy(store.path(entry.export) / "saved_model", workdir / "saved_model" / entry.kind)
+        _copy(store.file(entry.export, "saved_model"), workdir / "saved_model" / entry.kind)
         if entry.ticket is not None:
-            _copy(store.path(entry.ticket) / "ticket", workdir / "tickets" / entry.kind)
+            _copy(store.file(entry.ticket, "ticket"), workdir / "tickets" / entry.kind)
     # What an earlier comparison in this directory left must not pass for this one's.
     for folder, kept in (
         ("saved_model", {entry.kind for entry in chosen}),
@@ -141,7 +142,7 @@ def _pictures(
     attack = next((a for a in attacks if a.name.startswith("pgd")), attacks[0])
     data, store = workshop.data(config), workshop.store
     network = workshop.spec(config).build(0)
-    trained = weights.read_arrays(store.path(shown.train) / "best.npz")
+    trained = weights.read_arrays(store.file(shown.train, "best.npz"))
     weights.set_weights(network, trained)
     clean, labels = data.test_images[:_PICTURES], data.test_labels[:_PICTURES]
     images = tf.constant(clean.astype(np.float32) / 255)

@@ -17,6 +17,7 @@ import numpy as np
 
 from tf_lottery import weights
 from tf_lottery.errors import StoreError, UsageError
+from tf_lottery.experiments.store import has_own_digest, verify
 from tf_lottery.keras import keras, tf
 from tf_lottery.pruning.masks import prunable_kernels
 from tf_lottery.tickets import NetworkSpec, Ticket
@@ -218,14 +219,18 @@ def from_ticket(path: str | Path) -> LoadedModel:
 def _from_stage(path: Path) -> LoadedModel:
     try:
         manifest = json.loads((path / "manifest.json").read_text())
+        if not has_own_digest(manifest):
+            raise ValueError("manifest.json does not fit its digest")
         if manifest["kind"] != "train":
             raise UsageError.bad_value(
                 "model_path", str(path), f"a training stage, this one is of kind {manifest['kind']}"
             )
+        for name in ("network.json", "best.npz"):
+            verify(path, manifest, name)
         spec = NetworkSpec.from_json(json.loads((path / "network.json").read_text())["network"])
         network = spec.build(0)
         weights.set_weights(network, weights.read_arrays(path / "best.npz"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(f"--model_path: {path} is damaged: {error!r}") from None
     return LoadedModel(
         network,

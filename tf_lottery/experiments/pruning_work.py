@@ -46,7 +46,7 @@ def searched_kernels(shop: Workshop, stage: Stage) -> dict | None:
         stage = stage.parents["ticket"]
     if "trained" not in stage.parents:
         return None
-    trained = weights.read_arrays(shop.store.path(stage.parents["trained"]) / "final.npz")
+    trained = weights.read_arrays(shop.store.file(stage.parents["trained"], "final.npz"))
     names = prunable_kernels(shop.network(stage.runtime["config"]))
     return {name: trained[f"{name}/kernel"] for name in names}
 
@@ -64,11 +64,11 @@ def _searched_ticket(shop: Workshop, stage: Stage) -> Ticket:
         scope=chosen["scope"],
         seed=chosen.get("seed", 0),
     )
-    init = json.loads((shop.store.path(parents["start"]) / "network.json").read_text())
+    init = json.loads(shop.store.file(parents["start"], "network.json").read_text())
     epoch = chosen["rewind_epoch"]
     rewind = None
     if epoch:
-        path = shop.store.path(parents["rewind"]) / f"epoch-{epoch}.npz"
+        path = shop.store.file(parents["rewind"], f"epoch-{epoch}.npz")
         rewind = weights.read_arrays(path)
     return Ticket(
         spec=shop.spec(config),
@@ -89,7 +89,7 @@ def _control_ticket(shop: Workshop, stage: Stage) -> Ticket:
     if stage.settings["control"] == "random_mask":
         masks = pruning.random_masks(parent.masks, stage.settings["seed"])
         return dataclasses.replace(parent, masks=masks, found=found, parent=parent.digest)
-    init = json.loads((shop.store.path(stage.parents["start"]) / "network.json").read_text())
+    init = json.loads(shop.store.file(stage.parents["start"], "network.json").read_text())
     return dataclasses.replace(
         parent,
         init_seed=init["seed"],

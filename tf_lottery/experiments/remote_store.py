@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from tf_lottery import files
 from tf_lottery.errors import StoreError, UsageError
 from tf_lottery.experiments.stage import Stage
-from tf_lottery.experiments.store import Store, read_manifest
+from tf_lottery.experiments.store import Store, read_manifest, seal
 
 _MANY = 100  # stages; fewer are asked for one by one
 _READERS = 32  # manifests read at the same time: each is a round trip
@@ -153,8 +153,9 @@ class RemoteStore(Store):
             manifest = read_manifest(content, self._manifest_url(stage), stage)
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
+            digests = manifest.get("sha256", {})
             for name, (source, size) in self._listing(stage, manifest).items():
-                self._fetch_file(source, size, partial / name)
+                self._fetch_file(source, size, digests.get(name), partial / name)
             files.write_atomically(partial / "manifest.json", content)
             super()._publish(stage, partial)
 
@@ -168,7 +169,7 @@ class RemoteStore(Store):
         base = f"{self.url}/{stage.name}" + (f"/{folder}" if folder != "." else "")
         return {name: (f"{base}/{name}", size) for name, size in found.items()}
 
-    def _fetch_file(self, source: str, size: int, target: Path) -> None:
+    def _fetch_file(self, source: str, size: int, digest: str | None, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with self._errors("read"):
             if not _gfile().exists(source):
@@ -180,6 +181,10 @@ class RemoteStore(Store):
             raise StoreError(
                 f"--store: {source} has {target.stat().st_size} bytes and should have {size}; "
                 "remove its stage's directory to redo it"
+            )
+        if digest is not None and files.digest(target) != digest:
+            raise StoreError(
+                f"--store: {source} is damaged; remove its stage's directory to redo it"
             )
 
     def _recover(self, stage: Stage, partial: Path) -> bool:
@@ -209,7 +214,7 @@ class RemoteStore(Store):
         manifest = json.loads((directory / "manifest.json").read_bytes())
         manifest["folder"] = uuid.uuid4().hex[:12]
         # The local copy says the same, should it be needed for another upload.
-        files.write_json(directory / "manifest.json", manifest)
+        files.write_json(directory / "manifest.json", seal(manifest))
         base = f"{self.url}/{stage.name}"
         with self._errors("written"):
             try:

@@ -80,7 +80,7 @@ def accuracies(entry: Entry, config: LotteryConfig, store: Store) -> dict:
     """``natural``, every attack and (with attacks) ``worst``: ``{"best": ..., "last": ...}``,
     and ``examples``, the number of test images."""
     found = {
-        which: json.loads((store.path(stage) / "evaluation.json").read_text())
+        which: json.loads(store.file(stage, "evaluation.json").read_text())
         for which, stage in entry.evaluations.items()
     }
     result: dict = {
@@ -91,7 +91,7 @@ def accuracies(entry: Entry, config: LotteryConfig, store: Store) -> dict:
         result[attack.name] = {which: each["robust"][attack.name] for which, each in found.items()}
     if config.attacks:
         result["worst"] = {
-            which: _worst(store.path(stage) / "examples.npz")
+            which: _worst(store.file(stage, "examples.npz"))
             for which, stage in entry.evaluations.items()
         }
     return result

@@ -50,7 +50,7 @@ def _start(shop: Workshop, stage: Stage, policy: str) -> MaskedNetwork:
         shop.check_ticket(config, ticket)
         return ticket.network(policy)
     network = shop.spec(config).build(0, policy)
-    path = shop.store.path(stage.parents["start"]) / "weights.npz"
+    path = shop.store.file(stage.parents["start"], "weights.npz")
     weights.set_weights(network, weights.read_arrays(path))
     return wrap(network)
 
@@ -132,15 +132,15 @@ def _train(shop: Workshop, stage: Stage, start: MaskedNetwork, **options) -> lis
 def evaluate(shop: Workshop, stage: Stage, directory: Path) -> None:
     """Leaves ``evaluation.json`` and ``examples.npz``."""
     config: LotteryConfig = stage.runtime["config"]
-    trained = shop.store.path(stage.parents["trained"])
+    trained = stage.parents["trained"]
     name = "best.npz" if stage.settings["weights"] == "best" else "final.npz"
-    values = weights.read_arrays(trained / name)
+    values = weights.read_arrays(shop.store.file(trained, name))
     twin = stage.runtime.get("twin")
     if twin is not None and shop.store.has(twin):
-        other = weights.read_arrays(trained / "best.npz")
+        other = weights.read_arrays(shop.store.file(trained, "best.npz"))
         if weights.digest(values) == weights.digest(other):
             for file in ("evaluation.json", "examples.npz"):
-                shutil.copyfile(shop.store.path(twin) / file, directory / file)
+                shutil.copyfile(shop.store.file(twin, file), directory / file)
             files.write_json(directory / "ledger.json", Cost().to_json())
             return
     data = shop.data(config)
@@ -184,9 +184,9 @@ def export(shop: Workshop, stage: Stage, directory: Path) -> None:
     began = time.perf_counter()
     config: LotteryConfig = stage.runtime["config"]
     spec, data = shop.spec(config), shop.data(config)
-    trained = shop.store.path(stage.parents["trained"])
+    trained = weights.read_arrays(shop.store.file(stage.parents["trained"], "best.npz"))
     network = spec.build(0)
-    weights.set_weights(network, weights.read_arrays(trained / "best.npz"))
+    weights.set_weights(network, trained)
     ticket = shop.ticket(stage.parents["ticket"]) if "ticket" in stage.parents else None
     export_saved_model(
         network,
@@ -213,7 +213,7 @@ def transfer(shop: Workshop, stage: Stage, directory: Path) -> None:
     networks = {}
     for role, parent in stage.parents.items():
         networks[role] = shop.spec(parent.runtime["config"]).build(0)
-        trained = weights.read_arrays(shop.store.path(parent) / "best.npz")
+        trained = weights.read_arrays(shop.store.file(parent, "best.npz"))
         weights.set_weights(networks[role], trained)
     matrix = transfer_matrix(
         {role: logits_function(network) for role, network in networks.items()},

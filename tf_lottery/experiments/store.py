@@ -45,9 +45,52 @@ def read_manifest(content: bytes, where: object, stage: Stage) -> dict:
             f"{where} was written by {age} tf_lottery ({manifest.get('package_version')}), in "
             f"format {version}; this one reads {FORMAT}: {advice}choose another --store"
         )
+    if not has_own_digest(manifest):
+        raise StoreError(f"{where} is damaged; remove its directory to redo the stage")
     if manifest.get("key") != stage.key:
         raise StoreError(f"{where} belongs to another stage; remove its directory to redo it")
     return manifest
+
+
+def seal(manifest: dict) -> dict:
+    """``manifest`` with its own digest."""
+    rest = {name: value for name, value in manifest.items() if name != "digest"}
+    return {**rest, "digest": files.document_digest(rest)}
+
+
+def has_own_digest(manifest: dict) -> bool:
+    """Whether a manifest is as it was written; those of 0.1.0's first stores have no digest."""
+    return "digest" not in manifest or seal(manifest)["digest"] == manifest["digest"]
+
+
+def verify(directory: Path, manifest: dict, name: str) -> None:
+    """Holds a file of a stage, or all below a directory of it, against the manifest.
+
+    Args:
+      directory: of the stage.
+      manifest: of it; one without digests tells sizes alone.
+      name: relative to ``directory``.
+
+    Raises:
+      StoreError: a file is missing, or not what was written.
+    """
+    advice = f"remove {directory} and give the same command again, which redoes this stage"
+    sizes, digests = manifest.get("files"), manifest.get("sha256", {})
+    if not isinstance(sizes, dict) or not isinstance(digests, dict):
+        raise StoreError(f"--store: {directory / 'manifest.json'} is damaged; {advice}")
+    chosen = [each for each in sizes if each == name or each.startswith(f"{name}/")]
+    for each in chosen or [name]:
+        path = directory / each
+        try:
+            if path.is_symlink() or not path.is_file():
+                raise StoreError(f"--store: {path} is missing; {advice}")
+            whole = path.stat().st_size == sizes.get(each)
+            if each in digests:
+                whole = whole and files.digest(path) == digests[each]
+        except OSError as error:
+            raise StoreError(f"--store: {path} cannot be read ({error.strerror})") from None
+        if not whole:
+            raise StoreError(f"--store: {path} is damaged; {advice}")
 
 
 class Store:
@@ -63,6 +106,7 @@ class Store:
 
     def __init__(self, root: str | Path, read_only: bool = False):
         self.root = Path(root)
+        self._verified: set[tuple[str, str]] = set()
         if read_only:
             return
         files.make_directory("store", self.root)
@@ -70,6 +114,22 @@ class Store:
     def path(self, stage: Stage) -> Path:
         """Where the finished stage lies or will lie."""
         return self._home(stage)
+
+    def file(self, stage: Stage, name: str) -> Path:
+        """A file of a finished stage, or a directory in it, verified by its first use here.
+
+        Args:
+          stage: finished.
+          name: relative to the stage's directory.
+
+        Raises:
+          StoreError: missing, damaged, or written by another version.
+        """
+        home = self.path(stage)
+        if (stage.key, name) not in self._verified:
+            verify(home, self.manifest(stage), name)
+            self._verified.add((stage.key, name))
+        return home / name
 
     def has(self, stage: Stage) -> bool:
         """True if the stage is finished."""
@@ -165,6 +225,11 @@ class Store:
     def _seal(self, stage: Stage, partial: Path) -> None:
         """Writes the manifest: from now on the directory holds all of the stage."""
         ledger = partial / "ledger.json"
+        written = {
+            path.relative_to(partial).as_posix(): path
+            for path in sorted(partial.rglob("*"))
+            if path.is_file()
+        }
         manifest = {
             "format": FORMAT,
             "package_version": tf_lottery.__version__,
@@ -174,13 +239,10 @@ class Store:
             "settings": dict(stage.settings),
             "parents": {role: parent.name for role, parent in stage.parents.items()},
             "ledger": json.loads(ledger.read_text()) if ledger.exists() else {},
-            "files": {
-                path.relative_to(partial).as_posix(): path.stat().st_size
-                for path in sorted(partial.rglob("*"))
-                if path.is_file()
-            },
+            "files": {name: path.stat().st_size for name, path in written.items()},
+            "sha256": {name: files.digest(path) for name, path in written.items()},
         }
-        files.write_json(partial / "manifest.json", manifest)
+        files.write_json(partial / "manifest.json", seal(manifest))
 
     def _publish(self, stage: Stage, partial: Path) -> None:
         """Gives a sealed directory its name."""

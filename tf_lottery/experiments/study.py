@@ -229,7 +229,7 @@ class Study:
         if not self.transfers:
             return None
         found = [
-            json.loads((workshop.store.path(stage) / "transfer.json").read_text())
+            json.loads(workshop.store.file(stage, "transfer.json").read_text())
             for stage in self.transfers
         ]
         return {

@@ -208,7 +208,7 @@ class Workshop:
           StoreError: it saw others.
         """
         data = self.data(stage.runtime["config"])
-        path = self.store.path(stage) / "network.json"
+        path = self.store.file(stage, "network.json")
         if json.loads(path.read_text())["data_digest"] != data.digest:
             raise StoreError(
                 f"--store: {path.parent} was trained on other images named "
@@ -223,11 +223,11 @@ class Workshop:
 
     def history(self, stage: Stage) -> list[dict]:
         """The rows of a finished training stage."""
-        return json.loads((self.store.path(stage) / "history.json").read_text())
+        return json.loads(self.store.file(stage, "history.json").read_text())
 
     def ticket(self, stage: Stage) -> Ticket:
         """The ticket of a finished prune stage."""
-        return Ticket.load(self.store.path(stage) / "ticket")
+        return Ticket.load(self.store.file(stage, "ticket"))
 
 
 def _network(spec: NetworkSpec) -> str:

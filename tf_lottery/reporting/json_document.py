@@ -11,11 +11,16 @@ from typing import Any
 import numpy as np
 
 from tf_lottery.errors import StoreError
-from tf_lottery.files import write_atomically
+from tf_lottery.files import document_digest, write_atomically
+
+DIGEST = "document_digest"
+_LIMIT = 256 * 2**20  # bytes of a document
 
 
 def write_document(path: str | os.PathLike, document: dict, belongs_in: str) -> Path:
     """Writes ``document`` atomically, keys in their order, NumPy values as plain ones.
+
+    Last comes its own digest, by which ``read_document`` knows whether it was changed.
 
     Args:
       path: of the file.
@@ -32,8 +37,12 @@ def write_document(path: str | os.PathLike, document: dict, belongs_in: str) -> 
             return value.tolist()
         raise TypeError(f"{type(value).__name__} does not belong in {belongs_in}")
 
-    text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False, default=plain)
-    return write_atomically(path, text + "\n")
+    def text(content: dict) -> str:
+        return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False, default=plain)
+
+    rest = {key: value for key, value in document.items() if key != DIGEST}
+    digest = document_digest(json.loads(text(rest)))
+    return write_atomically(path, text({**rest, DIGEST: digest}) + "\n")
 
 
 def read_document(
@@ -55,10 +64,13 @@ def read_document(
         ``""`` if nothing is.
 
     Raises:
-      StoreError: missing, unreadable, not JSON, of another kind or format, or incomplete.
+      StoreError: missing, unreadable, not JSON, of another kind or format, changed since it was
+        written, or incomplete.
     """
     path = Path(path)
     try:
+        if path.stat().st_size > _LIMIT:
+            raise StoreError(f"{path}: larger than {_LIMIT} bytes")
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise StoreError(f"{path}: no such file; {left_by} leaves it") from None
@@ -79,6 +91,12 @@ def read_document(
             if found > number:
                 advice = "written by a newer tf_lottery; update the package"
         raise StoreError(f"{path}: format {found!r}, this version reads {number}: {advice}")
+    expected = document.pop(DIGEST, None)  # older ones have none
+    if expected is not None and expected != document_digest(document):
+        raise StoreError(
+            f"{path}: changed since it was written, its digest does not fit; remove it and give "
+            "the command that made it again"
+        )
     wrong = problem(document)
     if wrong:
         raise StoreError(f"{path}: {wrong}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -210,7 +210,6 @@ class Checkpoint(keras.callbacks.Callback):
       steps_per_epoch: optimizer steps.
       minutes: between two checkpoints within an epoch; 0 saves between epochs alone.
       position: that the training goes on from.
-      summed: what the metrics of the epoch under way had summed up there.
     """
 
     def __init__(
@@ -223,7 +222,6 @@ class Checkpoint(keras.callbacks.Callback):
         steps_per_epoch: int,
         minutes: float,
         position: Position,
-        summed: Sequence[np.ndarray] = (),
     ):
         super().__init__()
         self._directory = Path(directory)
@@ -233,7 +231,6 @@ class Checkpoint(keras.callbacks.Callback):
         self._keep = set(keep)
         self._steps_per_epoch = steps_per_epoch
         self._seconds = 60 * minutes
-        self._summed = summed if position.step else ()
         self.go_on(position)
         self._written = time.monotonic()
         self._training = False
@@ -241,11 +238,13 @@ class Checkpoint(keras.callbacks.Callback):
     def go_on(self, position: Position) -> None:
         """What is saved from now on comes after ``position``."""
         self._rollbacks = position.rollbacks
+        self._sums: list[float] = position.spent.get("sums", [])
 
     def on_epoch_begin(self, epoch, logs=None):
-        if len(self._summed):  # Keras has just reset them
-            self._checkpoints.resume_metrics(list(self._summed))
-            self._summed = ()
+        if self._sums:  # Keras has just reset them
+            for variable, value in zip(self.model.epoch_sums(), self._sums, strict=True):
+                variable.assign(value)
+            self._sums = []
         self._epoch = epoch
         self._training = True
 
@@ -280,12 +279,20 @@ class Checkpoint(keras.callbacks.Callback):
                 epoch=epoch,
                 step=step,
                 rows=rows,
-                spent=self._history.spent() if step else {},
+                spent=self._spent() if step else {},
                 rollbacks=self._rollbacks,
             ),
             [epoch_file(self._directory, k) for k in sorted(needed)],
         )
         self._written = time.monotonic()
+        self._forget()
+
+    def _spent(self) -> dict:
+        # Float32 numbers survive JSON to the bit.
+        sums = [float(variable.numpy()) for variable in self.model.epoch_sums()]
+        return {**self._history.spent(), "sums": sums}
+
+    def _forget(self) -> None:
         referred = self._checkpoints.needed()
         for path in self._directory.glob("epoch-*.npz"):
             if path.name not in referred:

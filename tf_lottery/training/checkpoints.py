@@ -12,11 +12,9 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from tf_lottery import files
 from tf_lottery.keras import tf
@@ -35,7 +33,8 @@ class Position:
       epoch: finished epochs.
       step: steps done of the epoch under way; 0 between two epochs.
       rows: of the history, one a finished epoch.
-      spent: what ``History`` knows of the epoch under way.
+      spent: what is known of the epoch under way, see ``History.spent``, and ``sums``, of its
+        metrics.
       rollbacks: how often the training went back, see ``run.train``.
       kept: digests of the weights files that belong to it, by name.
     """
@@ -43,7 +42,7 @@ class Position:
     epoch: int = 0
     step: int = 0
     rows: list[dict] = dataclasses.field(default_factory=list)
-    spent: dict[str, float] = dataclasses.field(default_factory=dict)
+    spent: dict[str, Any] = dataclasses.field(default_factory=dict)
     rollbacks: int = 0
     kept: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -118,27 +117,20 @@ def _read(directory: Path, path: Path) -> Position | str:
 class Checkpoints:
     """The checkpoints of one training.
 
-    Variables: kernels and masks (``masked.wrapped``), optimizer slots and step count, and
-    what the ``metrics`` have summed up. They say nothing of devices.
+    Variables: kernels and masks (``masked.wrapped``), optimizer slots and step count. They
+    say nothing of devices.
 
     Args:
       directory: of the training.
       masked: network and masks.
       optimizer: built.
-      metrics: of the epoch under way, by name; empty if there are checkpoints between epochs
-        alone.
     """
 
-    def __init__(
-        self, directory: Path, masked: MaskedNetwork, optimizer: Any, metrics: Mapping[str, Any]
-    ):
+    def __init__(self, directory: Path, masked: MaskedNetwork, optimizer: Any):
         self._directory = Path(directory)
         self._folder = self._directory / "checkpoints"
         # Made now: during fit it would be made on all devices, of all processes.
-        self._checkpoint = tf.train.Checkpoint(
-            network=masked.wrapped, optimizer=optimizer, **metrics
-        )
-        self._summed = [variable for metric in metrics.values() for variable in metric.variables]
+        self._checkpoint = tf.train.Checkpoint(network=masked.wrapped, optimizer=optimizer)
         self._digests: dict[str, str] = {}
 
     def save(self, position: Position, weights_files: Iterable[Path]) -> None:
@@ -167,23 +159,13 @@ class Checkpoints:
         )
         self._clean()
 
-    def restore(self, position: Position) -> list[np.ndarray]:
-        """Restores the variables and forgets checkpoints of later positions.
-
-        Returns:
-          What the metrics had summed up, for ``resume_metrics``: Keras resets them.
-        """
+    def restore(self, position: Position) -> None:
+        """Restores the variables and forgets checkpoints of later positions."""
         for path in _written(self._directory):
             if path.stem > position.name:
                 self._remove(path)
         self._digests.clear()  # of files that the way from here writes anew
         self._checkpoint.read(str(self._folder / position.name)).assert_existing_objects_matched()
-        return [variable.numpy() for variable in self._summed]
-
-    def resume_metrics(self, values: list[np.ndarray]) -> None:
-        """Sets the metrics to what ``restore`` returned."""
-        for variable, value in zip(self._summed, values, strict=True):
-            variable.assign(value)
 
     def needed(self) -> set[str]:
         """Names of the weights files that a checkpoint says belong to it."""

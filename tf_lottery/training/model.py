@@ -81,9 +81,9 @@ class LotteryModel(keras.Model):
     def metrics(self):
         return [self._loss, self._accuracy, self._natural, self._robust, self._fgsm]
 
-    def epoch_metrics(self) -> dict[str, keras.metrics.Metric]:
-        """What sums up over the steps of an epoch, by name."""
-        return {"loss": self._loss, "accuracy": self._accuracy}
+    def epoch_sums(self) -> list[tf.Variable]:
+        """What sums up over the steps of an epoch; float32 scalars."""
+        return [*self._loss.variables, *self._accuracy.variables]
 
     def steps_done(self) -> int:
         """Steps of the epoch under way, on one device."""

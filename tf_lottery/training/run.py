@@ -246,9 +246,9 @@ def train(
                     config.epochs,
                 )
                 used.append(log)
-            kept = checkpoints.Checkpoints(
-                directory, masked, optimizer, model.epoch_metrics() if single else {}
-            )
+            kept = checkpoints.Checkpoints(directory, masked, optimizer)
+            if begun:
+                kept.restore(position)
             saving = callbacks.Checkpoint(
                 directory,
                 kept,
@@ -258,7 +258,6 @@ def train(
                 steps,
                 config.checkpoint_minutes if single else 0.0,
                 position,
-                kept.restore(position) if begun else [],
             )
             used.append(saving)
             if not begun and goes_back(config):
