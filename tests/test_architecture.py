@@ -26,6 +26,7 @@ LAYERS = {
         "options",
         "errors",
         "files",
+        "locks",
         "terminal",
         "types",
         "keras",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import uuid
@@ -77,7 +76,10 @@ def disk_errors(flag: str, root: str | os.PathLike) -> Iterator[None]:
         raise
     except Exception as error:
         number = getattr(error, "errno", None)
-        if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
+        full = ("No space left on device", "Disk quota exceeded", "File too large")
+        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(
+            words in str(error) for words in full
+        ):
             raise StoreError(
                 f"--{flag}: no space left under {root}; free some and run the same command again"
             ) from error
@@ -85,13 +87,8 @@ def disk_errors(flag: str, root: str | os.PathLike) -> Iterator[None]:
         ours = str(getattr(error, "filename", None) or root).startswith(str(root))
         if ours and number in (errno.EIO, errno.EROFS, errno.EACCES):
             reason = os.strerror(number)
-            raise StoreError(f"--{flag}: {root} cannot be written ({reason})") from error
+            raise StoreError(
+                f"--{flag}: {root} cannot be written ({reason}); put that right, or free its "
+                "disk, and run the same command again"
+            ) from error
         raise
-
-
-@contextlib.contextmanager
-def locked(path: str | os.PathLike) -> Iterator[None]:
-    """Waits for an advisory lock on ``path``; the system drops it when its process ends."""
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

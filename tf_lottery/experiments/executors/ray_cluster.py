@@ -174,7 +174,7 @@ class _Driver:
         if outcome.state == "failed":
             raise failure(outcome, stage, "-v shows the traceback")
         if outcome.state == "busy":
-            schedule.postpone(stage)
+            schedule.postpone(stage, outcome.message)
             return
         if not _appears(self._store, stage):
             raise _not_shared(self._store, stage, f"here ({socket.gethostname()})")
