@@ -242,6 +242,7 @@ def test_without_flock_the_lock_of_a_dead_process_is_replaced(tmp_path, monkeypa
     waiter = Waiter(path)
     waiter.start()
     assert waiter.got.wait(30)
+    waiter.join(30)
     path.write_text(json.dumps(content))  # this process: alive, and waited for
     waiter = Waiter(path)
     waiter.start()

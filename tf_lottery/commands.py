@@ -294,15 +294,11 @@ def _export(command: Command) -> int:
         command.verbose,
     )
     images = find_images(loaded, data_config, command.given, command.formats)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    document = export_model(
-        loaded,
-        target,
-        images,
-        config,
-        command=command.argv,
-        announce=say,
-    )
+    with (
+        files.disk_errors("export_dir", target.parent),
+        files.new_directory(target) as partial,
+    ):
+        document = export_model(loaded, partial, images, config, command=command.argv, announce=say)
     print(f"{loaded.what}: {sparsity(loaded.network):.1%} of the conv and dense weights are 0")
     print()
     print(export_table(document))

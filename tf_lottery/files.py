@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,51 @@ def write_atomically(path: str | os.PathLike, content: bytes | str) -> Path:
 def write_json(path: str | os.PathLike, document: Any) -> Path:
     """``write_atomically`` of JSON; NaN and infinity raise ``ValueError`` before that."""
     return write_atomically(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def new_directory(path: str | os.PathLike) -> Iterator[Path]:
+    """Gives a directory to fill, which gets the name ``path`` when the body ends.
+
+    Until then it is ``.<name>.partial`` beside it, whose leavings of a process that died
+    are removed first. After an error nothing is left.
+
+    Args:
+      path: missing, or an empty directory. One on which a disk is mounted is filled
+        itself, as it cannot be replaced.
+    """
+    path = Path(path).resolve()
+    if os.path.ismount(path):
+        yield path
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    remove(partial)
+    try:
+        partial.mkdir()
+        yield partial
+        os.replace(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a directory with all that is in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_leavings(directory: Path) -> None:
+    """Removes what ``write_atomically`` and ``new_directory`` left when a process died.
+
+    Args:
+      directory: in which no process writes; searched with all below it.
+    """
+    for pattern in (".*.tmp", ".*.partial"):
+        for path in list(directory.rglob(pattern)):
+            remove(path)
 
 
 def make_directory(flag: str, root: str | os.PathLike) -> None:

@@ -1,5 +1,6 @@
 """Several runs on one store: each stage once, whoever dies or is taken for dead."""
 
+import errno
 import json
 import os
 import signal
@@ -7,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -140,7 +140,10 @@ def test_a_run_stopped_for_long_goes_on_as_if_nothing_had_been(tmp_path, start):
 
 
 def test_runs_without_flock(tmp_path, monkeypatch):
-    monkeypatch.setattr(locks.fcntl, "flock", partial(toys.fail, error=OSError(37, "no locks")))
+    def refuse(*args):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(locks.fcntl, "flock", refuse)
     store, targets = Store(tmp_path / "store"), ten()
     run_stages(targets, Worker(store, tmp_path / "record"), lambda line: None)
     assert values(store, targets) == TEN

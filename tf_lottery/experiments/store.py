@@ -138,6 +138,7 @@ class Store:
                 return
             with files.disk_errors("store", self.root):
                 partial.mkdir(exist_ok=True)
+                files.remove_leavings(partial)
             with files.disk_errors("store", self.root):
                 try:
                     yield partial
