@@ -27,6 +27,7 @@ LAYERS = {
         "errors",
         "files",
         "interruption",
+        "locks",
         "terminal",
         "types",
         "keras",

@@ -1,7 +1,6 @@
-"""Files written whole, locks, and disk errors as one line."""
+"""Files written whole, and disk errors as one line."""
 
 import errno
-import threading
 
 import pytest
 
@@ -13,7 +12,7 @@ def fail(number, filename=None):
     raise OSError(number, "as the system says", filename)
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_a_full_disk_is_named(tmp_path, number):
     with (
         pytest.raises(StoreError, match="--store: no space left under"),
@@ -34,30 +33,3 @@ def test_a_failing_disk_is_named_only_for_its_own_files(tmp_path, number):
         fail(number, mine)
     with pytest.raises(OSError, match="as the system says"), files.disk_errors("store", tmp_path):
         fail(number, "/elsewhere/y")
-
-
-def test_a_lock_is_held_by_one_at_a_time(tmp_path):
-    order = []
-    first_has_it, go_on = threading.Event(), threading.Event()
-
-    def first():
-        with files.locked(tmp_path / "lock"):
-            first_has_it.set()
-            go_on.wait(10)
-            order.append("first")
-
-    def second():
-        with files.locked(tmp_path / "lock"):
-            order.append("second")
-
-    threads = [threading.Thread(target=first)]
-    threads[0].start()
-    assert first_has_it.wait(10)
-    threads.append(threading.Thread(target=second))
-    threads[1].start()
-    threads[1].join(0.2)
-    assert order == []  # the second waits
-    go_on.set()
-    for thread in threads:
-        thread.join(10)
-    assert order == ["first", "second"]

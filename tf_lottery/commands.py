@@ -15,14 +15,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tf_lottery import experiment_commands, files
+from tf_lottery import experiment_commands, files, locks
 from tf_lottery.checks import some_of
 from tf_lottery.config import EXPORT_FORMATS
 from tf_lottery.errors import StoreError, UsageError
 from tf_lottery.execution import finish_stages, make_places
 from tf_lottery.flags import Command
 from tf_lottery.flags.effects import refuse_idle_flags
-from tf_lottery.terminal import silent_stderr
+from tf_lottery.terminal import say, silent_stderr
 
 if TYPE_CHECKING:
     from tf_lottery.config import LotteryConfig
@@ -136,7 +136,7 @@ def _compare(
     else:
         workshop.check(config, ticket)
         workshop.store = make_places(command, workdir)  # from here on things are written
-        with files.locked(workdir / ".lock"):
+        with locks.held(workdir / ".lock", str(workdir), say):
             # Another process may have finished here while this one waited.
             reporting.check_same_settings(results, chosen)
             document = run_comparison(
@@ -236,7 +236,10 @@ def _evaluate(command: Command) -> int:
     data = load(config.data)
     directory = Path(command.evaluation_dir)
     files.make_directory("evaluation_dir", directory)
-    with files.disk_errors("evaluation_dir", directory), files.locked(directory / ".lock"):
+    with (
+        files.disk_errors("evaluation_dir", directory),
+        locks.held(directory / ".lock", str(directory), say),
+    ):
         document = evaluate_models(
             models,
             data,
@@ -244,7 +247,7 @@ def _evaluate(command: Command) -> int:
             directory,
             command=command.argv,
             progress=True,
-            announce=lambda line: print(line, flush=True),
+            announce=say,
         )
         robustness.write_evaluation(directory / "evaluation.json", document)
         robustness.write_robustness_report(directory)
@@ -291,15 +294,11 @@ def _export(command: Command) -> int:
         command.verbose,
     )
     images = find_images(loaded, data_config, command.given, command.formats)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    document = export_model(
-        loaded,
-        target,
-        images,
-        config,
-        command=command.argv,
-        announce=lambda line: print(line, flush=True),
-    )
+    with (
+        files.disk_errors("export_dir", target.parent),
+        files.new_directory(target) as partial,
+    ):
+        document = export_model(loaded, partial, images, config, command=command.argv, announce=say)
     print(f"{loaded.what}: {sparsity(loaded.network):.1%} of the conv and dense weights are 0")
     print()
     print(export_table(document))

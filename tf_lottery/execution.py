@@ -22,9 +22,15 @@ def make_places(command: Command, workdir: Path) -> Store:
     Raises:
       StoreError: one of them cannot be written; a bad ``--store`` leaves no new
         ``--workdir`` behind.
+      UsageError: Ray is not installed, or nothing answers at ``--ray_address``; no
+        directory is made then.
     """
     from tf_lottery.experiments.remote_store import open_store
 
+    if command.execution.executor == "ray":
+        from tf_lottery.experiments.executors.ray_cluster import check_reachable
+
+        check_reachable(command.execution.ray_address)
     if "store" in command.given:
         open_store(command.store, workdir / "stages")
     files.make_directory("workdir", workdir)

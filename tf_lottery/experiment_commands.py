@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tf_lottery import files
+from tf_lottery import locks
 from tf_lottery.config import differences
 from tf_lottery.errors import StoreError
 from tf_lottery.execution import finish_stages, make_places
 from tf_lottery.experiments.paper import find_experiment
 from tf_lottery.experiments.paper.design import Design
 from tf_lottery.flags import Command
+from tf_lottery.terminal import say
 
 if TYPE_CHECKING:
     from tf_lottery.experiments.store import Store
@@ -71,7 +72,7 @@ def _lead_experiment(command: Command, design: Design, study: Study, workshop: W
         for config in design.configs.values():
             workshop.check(config)
         workshop.store = make_places(command, workdir)
-        with files.locked(workdir / ".lock"):
+        with locks.held(workdir / ".lock", str(workdir), say):
             _check_workdir(workdir, design)
             trainings = study.trainings
             found = workshop.store.finished(trainings)
@@ -220,7 +221,7 @@ def report_experiment(command: Command, start_tensorflow: Callable[[bool], None]
     if command.reference_csv is not None:
         runs = [arm["reference"] for arm in document["arms"]]
         reference = _reference(command, runs, document["experiment"]["source"])
-        with files.locked(workdir / ".lock"):  # a run may be adding a replicate
+        with locks.held(workdir / ".lock", str(workdir), say):  # a run may be adding a replicate
             document = reporting.lay_over(reporting.read_experiment(path), reference)
             reporting.write_experiment(path, document)
     reporting.write_experiment_report(workdir)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +57,51 @@ def document_digest(document: Any) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
+@contextlib.contextmanager
+def new_directory(path: str | os.PathLike) -> Iterator[Path]:
+    """Gives a directory to fill, which gets the name ``path`` when the body ends.
+
+    Until then it is ``.<name>.partial`` beside it, whose leavings of a process that died
+    are removed first. After an error nothing is left.
+
+    Args:
+      path: missing, or an empty directory. One on which a disk is mounted is filled
+        itself, as it cannot be replaced.
+    """
+    path = Path(path).resolve()
+    if os.path.ismount(path):
+        yield path
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    remove(partial)
+    try:
+        partial.mkdir()
+        yield partial
+        os.replace(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a directory with all that is in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_leavings(directory: Path) -> None:
+    """Removes what ``write_atomically`` and ``new_directory`` left when a process died.
+
+    Args:
+      directory: in which no process writes; searched with all below it.
+    """
+    for pattern in (".*.tmp", ".*.partial"):
+        for path in list(directory.rglob(pattern)):
+            remove(path)
+
+
 def make_directory(flag: str, root: str | os.PathLike) -> None:
     """Creates ``root`` if missing and makes sure that it can be written.
 
@@ -89,7 +134,10 @@ def disk_errors(flag: str, root: str | os.PathLike) -> Iterator[None]:
         raise
     except Exception as error:
         number = getattr(error, "errno", None)
-        if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
+        full = ("No space left on device", "Disk quota exceeded", "File too large")
+        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(
+            words in str(error) for words in full
+        ):
             raise StoreError(
                 f"--{flag}: no space left under {root}; free some and run the same command again"
             ) from error
@@ -97,13 +145,8 @@ def disk_errors(flag: str, root: str | os.PathLike) -> Iterator[None]:
         ours = str(getattr(error, "filename", None) or root).startswith(str(root))
         if ours and number in (errno.EIO, errno.EROFS, errno.EACCES):
             reason = os.strerror(number)
-            raise StoreError(f"--{flag}: {root} cannot be written ({reason})") from error
+            raise StoreError(
+                f"--{flag}: {root} cannot be written ({reason}); put that right, or free its "
+                "disk, and run the same command again"
+            ) from error
         raise
-
-
-@contextlib.contextmanager
-def locked(path: str | os.PathLike) -> Iterator[None]:
-    """Waits for an advisory lock on ``path``; the system drops it when its process ends."""
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -39,3 +39,8 @@ def silent_stderr(unless: bool = False) -> Iterator[None]:
             sys.stderr.flush()
             os.dup2(kept, 2)
             os.close(kept)
+
+
+def say(line: str) -> None:
+    """Prints a line at once, into a file or a pipe too."""
+    print(line, flush=True)

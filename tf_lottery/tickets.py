@@ -15,6 +15,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import shutil
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -282,13 +285,31 @@ class Ticket:
         }
 
     def save(self, path: str | Path) -> Path:
-        """Writes the ticket's directory (created if missing, files atomically).
+        """Writes the ticket's directory.
+
+        A new directory appears whole. In one that is there each file is replaced, when all
+        are written, by a rename; should the process die between two of these, the digests
+        do not fit and ``load`` refuses the directory.
 
         Returns:
           The directory.
         """
         path = Path(path)
-        path.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            self._write(fresh)
+            if path.exists():
+                # Last: a directory without ticket.json is no ticket.
+                for file in sorted(fresh.iterdir(), key=lambda file: file.name == "ticket.json"):
+                    os.replace(file, path / file.name)
+            else:
+                os.replace(fresh, path)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+        return path
+
+    def _write(self, path: Path) -> None:
         packed = {name: np.packbits(mask) for name, mask in self.masks.items()}
         weights.write_arrays(path / "masks.npz", packed)
         files = ["masks.npz"]
@@ -300,9 +321,7 @@ class Ticket:
         # As a reader will see it: JSON turns every key into text.
         document = json.loads(json.dumps(document, allow_nan=False))
         document["document_digest"] = _document_digest(document)
-        # Last: a directory without ticket.json is no ticket.
         write_json(path / "ticket.json", document)
-        return path
 
     @classmethod
     def load(cls, path: str | Path) -> Ticket:

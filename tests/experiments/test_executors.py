@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -409,5 +410,8 @@ def test_a_stage_another_run_is_at_does_not_hold_up_the_others(run, tmp_path):
     found = run_parallel([taken, free], run.store, maker(run.record), 1, announce)
     assert notes(run.record, "end") == ["free"]
     assert found == {taken.key: True, free.key: False}
-    assert "[1/2] another run is at taken; waiting for it" in said
+    (line,) = (line for line in said if "another run is at taken" in line)
+    here = f"process {os.getpid()} on {socket.gethostname()}, since "
+    assert line.startswith(f"[1/2] another run is at taken ({here}")
+    assert line.endswith("; waiting for it")
     assert "[1/2] another run finished taken, 0 left" in said

@@ -11,6 +11,7 @@ from pathlib import Path
 from tf_lottery.experiments.local import run_stages
 from tf_lottery.experiments.stage import Stage
 from tf_lottery.experiments.store import Store
+from tf_lottery.terminal import say
 
 PATIENCE = 60
 
@@ -32,7 +33,7 @@ class Worker:
         self.note("end", stage)
 
     def note(self, what, stage):
-        with open(self.record, "a") as file:
+        with open(self.record, "a") as file:  # each line in one write
             file.write(f"{what} {stage.label} {os.getpid()}\n")
 
 
@@ -171,3 +172,40 @@ def drive_hanging(root):
     marks = [Path(root) / name for name in ("one", "two")]
     stages = [toy(m.name, i, do=functools.partial(hang, begun=m)) for i, m in enumerate(marks)]
     drive(root, 2, stages)
+
+
+# Runs beside each other on one store, each of which prints the values at its end ------
+
+
+def _end(store, targets):
+    print(json.dumps(values(store, targets)))
+
+
+def run_serially(root):
+    store, targets = Store(root / "store"), ten()
+    run_stages(targets, Worker(store, root / "record"), say)
+    _end(store, targets)
+
+
+def run_in_processes(root):
+    from tf_lottery.experiments.executors.processes import run_parallel
+
+    store, targets = Store(root / "store"), ten()
+    run_parallel(targets, store, maker(root / "record"), 2, say)
+    _end(store, targets)
+
+
+def wait_until_told(directory, begun, go):
+    Path(begun).touch()
+    wait_for(go)
+
+
+def run_waiting(root):
+    """Two stages; the first ends when there is a file ``go``."""
+    one = toy("one", 1, do=functools.partial(wait_until_told, begun=root / "begun", go=root / "go"))
+    store, targets = Store(root / "store"), [toy("two", 2, one)]
+    run_stages(targets, Worker(store, root / "record"), say)
+    _end(store, targets)
+
+
+DRIVERS = {"serial": run_serially, "parallel": run_in_processes, "waiting": run_waiting}

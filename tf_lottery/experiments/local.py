@@ -59,7 +59,7 @@ def run_stages(
         if cached[stage.key]:
             continue
         announce(f"[{number}/{len(stages)}] {stage.label}")
-        with worker.store.work(stage) as directory:
+        with worker.store.work(stage, announce) as directory:
             cached[stage.key] = directory is None
             if directory is not None:
                 worker.perform(stage, directory)

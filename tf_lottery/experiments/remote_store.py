@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
-from tf_lottery import files
+from tf_lottery import files, locks
 from tf_lottery.errors import StoreError, UsageError
 from tf_lottery.experiments.stage import Stage
 from tf_lottery.experiments.store import Store, read_manifest, seal
@@ -205,7 +205,7 @@ class RemoteStore(Store):
         # Not the lock of the work: what one process finishes another may be fetching.
         lock = self.root / "partial" / f"{stage.name}.fetch.lock"
         lock.parent.mkdir(parents=True, exist_ok=True)
-        with files.locked(lock):
+        with locks.held(lock, stage.label):
             yield
 
     def _upload(self, stage: Stage, directory: Path) -> bool:

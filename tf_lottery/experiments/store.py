@@ -8,19 +8,20 @@ written last and before the directory gets its name. Work in progress lies in
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
+import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import tf_lottery
-from tf_lottery import files
+from tf_lottery import files, locks
 from tf_lottery.errors import StoreError
 from tf_lottery.experiments.stage import Stage
 
 FORMAT = 1
+_log = logging.getLogger(__name__)
 
 
 class OtherFormatError(StoreError):
@@ -158,35 +159,38 @@ class Store:
         """The manifests of finished stages, in their order; raises as ``manifest`` does."""
         return map(self.manifest, stages)
 
-    def busy(self, stage: Stage) -> bool:
-        """True while a process of this machine, or of a shared disk, works on the stage."""
-        with contextlib.suppress(FileNotFoundError), open(self._lock(stage)) as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
+    def busy(self, stage: Stage) -> locks.Owner | None:
+        """The process, of this machine or of a shared disk, that works on the stage, if any."""
+        return locks.holder(self._lock(stage))
 
     @contextlib.contextmanager
-    def work(self, stage: Stage) -> Iterator[Path | None]:
+    def work(
+        self, stage: Stage, announce: Callable[[str], None] = _log.warning
+    ) -> Iterator[Path | None]:
         """Gives the directory to work in, and on normal exit makes the stage finished.
 
         The body leaves its files in the directory, with the stage's cost in
         ``ledger.json`` if it has one. What an interrupted earlier try left is
         still there. A second process that wants the same stage waits.
 
+        Args:
+          stage: with finished parents.
+          announce: told whom this process waits for, or took the stage over from.
+
         Yields:
           The directory, or ``None`` if another process finished the stage meanwhile
           or had stopped when only the last rename was left to do.
 
         Raises:
-          StoreError: the disk is full or cannot be written, or another version had
-            stopped when only the last rename was left to do.
+          StoreError: the disk is full or cannot be written; another process took the
+            stage over; or another version had stopped when only the last rename was
+            left to do.
         """
         partial = self.root / "partial" / stage.name
         with files.disk_errors("store", self.root):
             partial.parent.mkdir(parents=True, exist_ok=True)
-        with files.locked(self._lock(stage)):
+            lock = locks.acquire(self._lock(stage), stage.label, announce)
+        with lock:
             with files.disk_errors("store", self.root):
                 recovered = self.has(stage) or self._recover(stage, partial)
             if recovered:
@@ -194,9 +198,16 @@ class Store:
                 return
             with files.disk_errors("store", self.root):
                 partial.mkdir(exist_ok=True)
+                files.remove_leavings(partial)
             with files.disk_errors("store", self.root):
-                yield partial
+                try:
+                    yield partial
+                except Exception:
+                    lock.check()  # the other process may have moved what was missing
+                    raise
+                lock.check()
                 self._seal(stage, partial)
+                lock.check()
                 self._publish(stage, partial)
 
     def _home(self, stage: Stage) -> Path:

@@ -21,7 +21,7 @@ class Outcome:
       state: ``done``; ``elsewhere`` (another process had finished it); ``busy``
         (another process is at it); ``failed``.
       error: class of the failure in ``tf_lottery.errors``, ``""`` if it is none of them.
-      message: of the failure, one line.
+      message: of the failure, one line; of ``busy`` which process it is.
       trace: its traceback.
     """
 
@@ -44,8 +44,8 @@ def carry_out(stage: Stage, worker: Callable[[], Worker]) -> Outcome:
     """
     try:
         hands = worker()
-        if hands.store.busy(stage):
-            return Outcome("busy")
+        if owner := hands.store.busy(stage):
+            return Outcome("busy", message=str(owner))
         with hands.store.work(stage) as directory:
             if directory is None:
                 return Outcome("elsewhere")

@@ -147,7 +147,7 @@ def _take_in(process: _Process, schedule: Schedule) -> None:
     elif heard.state == "failed":
         raise failure(heard, stage, f"log: {process.log}")
     elif heard.state == "busy":
-        schedule.postpone(stage)
+        schedule.postpone(stage, heard.message)
     else:
         schedule.finished(stage, heard.state == "elsewhere")
 

@@ -175,7 +175,7 @@ class _Driver:
         if outcome.state == "failed":
             raise failure(outcome, stage, "-v shows the traceback")
         if outcome.state == "busy":
-            schedule.postpone(stage)
+            schedule.postpone(stage, outcome.message)
             return
         if not _appears(self._store, stage):
             raise _not_shared(self._store, stage, f"here ({socket.gethostname()})")
@@ -219,22 +219,34 @@ def _cluster(ray, address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
+def check_reachable(address: str | None) -> None:
+    """Makes sure, within seconds, that Ray is installed and something listens at the address.
+
+    Raises:
+      UsageError: not so, or no address.
+    """
+    _ray()
+    if address in (None, "local", "auto"):
+        return
+    assert address is not None
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        raise UsageError.bad_value(
+            "ray_address", address, "HOST:PORT, ray://HOST:PORT, auto or local"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _REACH_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, str(error)) from None
+
+
 def _check_answer(address: str) -> None:
     """Makes sure that a cluster answers.
 
     Ray itself tries for two minutes, and its C++ part may end the process; so the first
     try is that of another process.
     """
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if address != "auto":
-        if not host or not port.isdecimal():
-            raise UsageError.bad_value(
-                "ray_address", address, "HOST:PORT, ray://HOST:PORT, auto or local"
-            )
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), _REACH_SECONDS).close()
-        except (OSError, OverflowError) as error:
-            raise _no_cluster(address, str(error)) from None
+    check_reachable(address)
     code = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False); ray.shutdown()"
     try:
         done = subprocess.run(

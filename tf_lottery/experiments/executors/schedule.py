@@ -94,11 +94,12 @@ class Schedule:
             what = f"finished {{}} in {_duration(time.monotonic() - self._began[stage.key])}"
         self._say(stage, f"{what}, {self.left} left")
 
-    def postpone(self, stage: Stage) -> None:
-        """Another run works on the stage; it is asked for again after a pause."""
+    def postpone(self, stage: Stage, owner: str = "") -> None:
+        """Another run, ``owner``, works on the stage; it is asked for again after a pause."""
         if stage.key not in self._told:
             self._told.add(stage.key)
-            self._say(stage, "another run is at {}; waiting for it")
+            who = f" ({owner})" if owner else ""
+            self._say(stage, f"another run is at {{}}{who}; waiting for it")
         heapq.heappush(self._postponed, (time.monotonic() + PAUSE, stage.key))
 
     def died(self, stage: Stage, how: str) -> None:

@@ -1,0 +1,140 @@
+"""Full and failing disks, and crashes, at every point where something is written."""
+
+import contextlib
+import errno
+import io
+import json
+import os
+from pathlib import Path
+
+import pytest
+from faults import Disk
+from toys import TEN, Worker, notes, ten, values
+
+from tf_lottery.errors import StoreError
+from tf_lottery.experiments.local import run_stages
+from tf_lottery.experiments.store import Store
+from tf_lottery.main import main
+
+MINUTE = [
+    "--width_multiplier=0.05", "--train_examples=64", "--test_examples=20", "--epochs=2",
+    "--batch_size=16", "--objective=natural", "--search_objective=natural", "--attacks=",
+    "--compare=dense,boosting", "--deterministic",
+]  # fmt: skip
+
+
+def raising(number):
+    def fail():
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+def crash():
+    os._exit(9)
+
+
+def run_toys(root):
+    store, targets = Store(root / "store"), ten()
+    run_stages(targets, Worker(store, root.parent / f"{root.name}-record"), lambda line: None)
+    return values(store, targets)
+
+
+def leavings(root):
+    return [p.name for p in root.rglob("*") if p.name.endswith((".tmp", ".partial"))]
+
+
+def points(root):
+    """How often an undisturbed run writes."""
+    with Disk(root).watched() as disk:
+        assert run_toys(root) == TEN
+    assert disk.count > 80
+    return disk.count
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_a_disk_that_fails_at_any_point(tmp_path, number):
+    for n in range(1, points(tmp_path / "whole") + 1):
+        root = tmp_path / str(n)
+        disk = Disk(root, n, raising(number), ever_after=number == errno.ENOSPC)
+        with disk.watched(), pytest.raises(StoreError) as caught:
+            run_toys(root)
+        assert disk.count >= n
+        message = str(caught.value)
+        assert message.startswith("--store: "), n
+        assert str(root / "store") in message
+        assert "\n" not in message
+        assert leavings(root) == [], n
+        assert run_toys(root) == TEN, n
+        assert leavings(root) == [], n
+
+
+def test_a_crash_at_any_point(tmp_path):
+    for n in range(1, points(tmp_path / "whole") + 1):
+        root = tmp_path / str(n)
+        child = os.fork()
+        if not child:
+            with contextlib.suppress(BaseException), Disk(root, n, crash).watched():
+                run_toys(root)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9, n
+        assert run_toys(root) == TEN, n
+        # Only the stage at work is done again, and nothing half written is in the store.
+        assert len(notes(f"{root}-record", "begin")) <= len(TEN) + 1
+        assert leavings(root) == [], n
+        assert {p.name for p in (root / "store").glob("*/*")} >= {"manifest.json", "value.json"}
+        assert not [p for p in (root / "store" / "partial").iterdir() if p.is_dir()]
+
+
+def command(workdir):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main([*MINUTE, f"--workdir={workdir}"])
+    return code, err.getvalue()
+
+
+def numbers(workdir):
+    """What two equal runs agree in: all but times and places."""
+    document = json.loads((workdir / "results.json").read_text())
+    names = ("name", "natural", "density", "epochs", "best_epoch", "train_flops", "search_flops")
+    return [{name: row[name] for name in names} for row in document["rows"]]
+
+
+def fails_and_goes_on(root, n, number, whole):
+    disk = Disk(root, n, raising(number), ever_after=number == errno.ENOSPC)
+    with disk.watched():
+        code, err = command(root)
+    if disk.count < n:  # the order of TensorFlow's own files may differ by some
+        assert code == 0
+        return
+    assert code == 1, (n, err)
+    assert len(err.splitlines()) == 1, (n, err)
+    assert "run the same command again" in err, (n, err)
+    assert leavings(root) == [], n
+    code, err = command(root)
+    assert code == 0, (n, err)
+    assert numbers(root) == whole, n
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    root = tmp_path_factory.mktemp("whole") / "w"
+    with Disk(root).watched() as disk:
+        assert command(root)[0] == 0
+    return disk.count, numbers(root)
+
+
+@pytest.mark.parametrize(
+    ("part", "number"), [(0.02, errno.ENOSPC), (0.5, errno.EIO), (0.98, errno.ENOSPC)]
+)
+def test_a_command_line_on_a_failing_disk(tmp_path, undisturbed, part, number):
+    count, whole = undisturbed
+    fails_and_goes_on(tmp_path / "w", max(1, round(part * count)), number, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_a_command_line_on_a_disk_that_fails_at_any_point(tmp_path, undisturbed, number):
+    count, whole = undisturbed
+    for n in range(1, count + 1):
+        fails_and_goes_on(Path(tmp_path / str(n)), n, number, whole)
