@@ -89,7 +89,10 @@ def damage_often(finished, cases, seed):
         else:
             path.write_bytes(DAMAGES[kind](before, choose))
         try:
-            assert content(workdir, stages) == whole, (kind, path)
+            seen = content(workdir, stages)
+            # A misspelt name of the digest is one more entry, which nothing reads.
+            seen["results"] = {name: seen["results"].get(name) for name in whole["results"]}
+            assert seen == whole, (kind, path)
         except LotteryError as error:
             said = str(error)
         else:

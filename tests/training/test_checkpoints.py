@@ -225,7 +225,7 @@ while True:
     before = bool(choice.integers(2))
     for owner, name, original in originals:
         setattr(owner, name, watched(original, before))
-    calls, deadly = 0, int(choice.integers(1, 60)) if killed < kills else None
+    calls, deadly = 0, int(choice.integers(1, 600 // kills)) if killed < kills else None
     try:
         go("killed")
         break

@@ -61,7 +61,9 @@ def seal(manifest: dict) -> dict:
 
 def has_own_digest(manifest: dict) -> bool:
     """Whether a manifest is as it was written; those of 0.1.0's first stores have no digest."""
-    return "digest" not in manifest or seal(manifest)["digest"] == manifest["digest"]
+    if "digest" not in manifest:
+        return "sha256" not in manifest
+    return seal(manifest)["digest"] == manifest["digest"]
 
 
 def verify(directory: Path, manifest: dict, name: str) -> None:
