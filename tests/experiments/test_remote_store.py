@@ -12,7 +12,7 @@ from tf_lottery.experiments.executors.processes import run_parallel
 from tf_lottery.experiments.local import run_stages
 from tf_lottery.experiments.remote_store import RemoteStore, open_store
 from tf_lottery.experiments.stage import Stage
-from tf_lottery.experiments.store import FORMAT, Store
+from tf_lottery.experiments.store import FORMAT, Store, seal
 from tf_lottery.keras import tf
 
 STAGE = Stage("init", "initialise", {"seed": 3})
@@ -190,7 +190,7 @@ def test_a_manifest_that_cannot_be_right(url, machine, change, match):
     one, two = machine("one"), machine("two")
     finish(one)
     manifest = one.manifest(STAGE)
-    rewrite(url, change if isinstance(change, str) else json.dumps(manifest | change))
+    rewrite(url, change if isinstance(change, str) else json.dumps(seal(manifest | change)))
     with pytest.raises(StoreError, match=match) as caught:
         two.path(STAGE)
     assert url in str(caught.value)

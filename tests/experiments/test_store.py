@@ -16,7 +16,7 @@ from tf_lottery import files
 from tf_lottery.errors import StoreError
 from tf_lottery.experiments.local import run_stages
 from tf_lottery.experiments.stage import Stage
-from tf_lottery.experiments.store import FORMAT, Store
+from tf_lottery.experiments.store import FORMAT, Store, seal
 
 STAGE = Stage("init", "initialise", {"seed": 3})
 
@@ -144,7 +144,7 @@ def test_a_manifest_that_is_no_text(tmp_path):
 
 def edit(store, **changes):
     path = store.path(STAGE) / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    path.write_text(json.dumps(seal(json.loads(path.read_text()) | changes)))
 
 
 OTHERS = [
