@@ -161,9 +161,9 @@ def test_a_command_line_on_a_file_system_that_is_full(tmp_path, undisturbed, siz
     # TensorFlow's C++ part writes checkpoints, SavedModels and TensorBoard's events here.
     disk = tmp_path / "disk"
     disk.mkdir()
+    run = [sys.executable, "-m", "tf_lottery.main", *MINUTE, f"--workdir={disk}/w"]
     done = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", SMALL_DISK, "sh", str(size), str(disk)]
-        + [sys.executable, "-m", "tf_lottery.main", *MINUTE, f"--workdir={disk}/w"],
+        ["unshare", "-rm", "sh", "-c", SMALL_DISK, "sh", str(size), str(disk), *run],
         capture_output=True,
         text=True,
         timeout=300,

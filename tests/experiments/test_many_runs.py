@@ -164,10 +164,10 @@ MINUTE = [
 def test_ten_command_lines_at_once(tmp_path, shared):
     workdirs = [tmp_path / ("w" if shared == "workdir" else f"w{i}") for i in range(10)]
     store = tmp_path / "store"
+    option = f"--store={store}"
     runs = [
         subprocess.Popen(
-            [sys.executable, "-m", "tf_lottery.main", *MINUTE]
-            + [f"--workdir={workdir}", f"--store={store}"],
+            [sys.executable, "-m", "tf_lottery.main", *MINUTE, f"--workdir={workdir}", option],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

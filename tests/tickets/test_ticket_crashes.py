@@ -44,9 +44,8 @@ def test_over_an_old_ticket_a_mixture_is_refused(ticket, rewound, tmp_path):
             break
         try:
             found.append(Ticket.load(path).digest)
-        except TicketError as error:
+        except TicketError:
             found.append("refused")
-            assert "\n" not in str(error)
         rewound.save(path)
         assert Ticket.load(path).digest == rewound.digest
         n += 1
