@@ -1,8 +1,10 @@
 """``--mode=export`` from the command line to the files it leaves and the table it prints."""
 
 import contextlib
+import errno
 import io
 import json
+import os
 import re
 from pathlib import Path
 
@@ -362,3 +364,28 @@ def test_bad_flags(stage, tmp_path, flag, words):
     for word in words:
         assert word in err
     assert not target.exists()
+
+
+def test_an_export_that_died_does_not_block_the_same_command(keras_file, tmp_path, monkeypatch):
+    from tf_lottery.experiments import exporting
+
+    target = tmp_path / "e"
+    command = ["--mode=export", f"--model_path={keras_file}", f"--export_dir={target}"]
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(exporting, "measured", full)  # the SavedModel is written by then
+        code, _, err = run(*command)
+    assert code == 1
+    assert len(err.splitlines()) == 1
+    assert "--export_dir: no space left under" in err
+    assert "run the same command again" in err
+    assert not target.exists()
+    assert list(tmp_path.glob(".*")) == []
+    (tmp_path / ".e.partial").mkdir()  # as a killed process leaves it
+    (tmp_path / ".e.partial" / "half").touch()
+    assert run(*command)[0] == 0
+    assert (target / "export.json").exists()
+    assert not (target / "half").exists()

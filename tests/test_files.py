@@ -33,3 +33,42 @@ def test_a_failing_disk_is_named_only_for_its_own_files(tmp_path, number):
         fail(number, mine)
     with pytest.raises(OSError, match="as the system says"), files.disk_errors("store", tmp_path):
         fail(number, "/elsewhere/y")
+
+
+def test_a_new_directory_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "deep" / "e"
+    with files.new_directory(target) as partial:
+        (partial / "one").write_text("1")
+        assert not target.exists()
+    assert (target / "one").read_text() == "1"
+    assert [p.name for p in target.parent.iterdir()] == ["e"]
+    with pytest.raises(KeyError), files.new_directory(tmp_path / "f") as partial:
+        raise KeyError
+    assert [p.name for p in tmp_path.iterdir()] == ["deep"]
+
+
+def test_an_empty_directory_is_replaced_and_a_link_to_it_followed(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    with files.new_directory(tmp_path / "link") as partial:
+        (partial / "one").touch()
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "empty" / "one").exists()
+
+
+def test_what_a_dead_process_left_of_a_directory_is_no_hindrance(tmp_path):
+    (tmp_path / ".e.partial").mkdir()
+    (tmp_path / ".e.partial" / "half").touch()
+    with files.new_directory(tmp_path / "e") as partial:
+        (partial / "one").touch()
+    assert [p.name for p in (tmp_path / "e").iterdir()] == ["one"]
+    assert [p.name for p in tmp_path.iterdir()] == ["e"]
+
+
+def test_only_leavings_are_removed(tmp_path):
+    files.write_atomically(tmp_path / "a" / "kept.tmp", "x")
+    (tmp_path / "a" / ".kept.0.tmp").touch()
+    (tmp_path / "a" / ".ticket.0.tmp").mkdir()
+    (tmp_path / "a" / ".ticket.0.tmp" / ".masks.npz.1.tmp").touch()
+    files.remove_leavings(tmp_path)
+    assert [p.name for p in tmp_path.rglob("*")] == ["a", "kept.tmp"]

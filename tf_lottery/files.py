@@ -116,7 +116,8 @@ def make_directory(flag: str, root: str | os.PathLike) -> None:
         probe.unlink(missing_ok=True)
     except OSError as error:
         raise StoreError(
-            f"--{flag}: {root} cannot be written ({error.strerror}); choose another --{flag}"
+            f"--{flag}: {root} cannot be written ({error.strerror}); put that right or free its "
+            f"disk and run the same command again, or choose another --{flag}"
         ) from None
 
 
@@ -146,7 +147,7 @@ def disk_errors(flag: str, root: str | os.PathLike) -> Iterator[None]:
         if ours and number in (errno.EIO, errno.EROFS, errno.EACCES):
             reason = os.strerror(number)
             raise StoreError(
-                f"--{flag}: {root} cannot be written ({reason}); put that right, or free its "
-                "disk, and run the same command again"
+                f"--{flag}: {root} cannot be written ({reason}); put that right or free its "
+                "disk and run the same command again"
             ) from error
         raise

@@ -5,6 +5,8 @@ import errno
 import io
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -138,3 +140,41 @@ def test_a_command_line_on_a_disk_that_fails_at_any_point(tmp_path, undisturbed,
     count, whole = undisturbed
     for n in range(1, count + 1):
         fails_and_goes_on(Path(tmp_path / str(n)), n, number, whole)
+
+
+# Runs the command on a disk of a few kB, then again when it has been made larger.
+SMALL_DISK = """
+mount -t tmpfs -o size="$1"k tmpfs "$2" || exit 99
+root="$2"; shift 2
+"$@"; first=$?
+mount -o remount,size=200m "$root" || exit 98
+echo again >&2
+"$@"; second=$?
+echo "codes $first $second" >&2
+cp "$root/w/results.json" "$COPY"
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [64, 128, 256, 512, 768, 1024, 1536, 2048])
+def test_a_command_line_on_a_file_system_that_is_full(tmp_path, undisturbed, size):
+    # TensorFlow's C++ part writes checkpoints, SavedModels and TensorBoard's events here.
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    run = [sys.executable, "-m", "tf_lottery.main", *MINUTE, f"--workdir={disk}/w"]
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", SMALL_DISK, "sh", str(size), str(disk), *run],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ
+        | {"PYTHONPATH": str(Path(__file__).parents[2]), "COPY": str(tmp_path / "results.json")},
+    )
+    if "codes" not in done.stderr:
+        pytest.skip(f"no right to mount: {done.stderr}")
+    first, again = done.stderr.rsplit("\nagain\n" if "\nagain\n" in done.stderr else "again\n", 1)
+    assert "codes 1 0" in again or "codes 0 0" in again, done.stderr
+    if "codes 1" in again:
+        assert len(first.splitlines()) == 1, first
+        assert "run the same command again" in first
+    assert numbers(tmp_path) == undisturbed[1]

@@ -148,3 +148,45 @@ def test_runs_without_flock(tmp_path, monkeypatch):
     run_stages(targets, Worker(store, tmp_path / "record"), lambda line: None)
     assert values(store, targets) == TEN
     assert list((tmp_path / "store" / "partial").iterdir()) == []
+
+
+# The real command line ----------------------------------------------------------------
+
+MINUTE = [
+    "--width_multiplier=0.05", "--train_examples=64", "--test_examples=20", "--epochs=2",
+    "--batch_size=16", "--objective=natural", "--search_objective=natural", "--attacks=",
+    "--compare=dense", "--deterministic",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", ["workdir", "store"])
+def test_ten_command_lines_at_once(tmp_path, shared):
+    workdirs = [tmp_path / ("w" if shared == "workdir" else f"w{i}") for i in range(10)]
+    store = tmp_path / "store"
+    option = f"--store={store}"
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tf_lottery.main", *MINUTE, f"--workdir={workdir}", option],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(HERE.parents[1])},
+        )
+        for workdir in workdirs
+    ]
+    outputs = [run.communicate(timeout=600)[0] for run in runs]
+    assert [run.returncode for run in runs] == [0] * 10, outputs
+    rows = [
+        [(row["name"], row["natural"]) for row in document["rows"]]
+        for document in (json.loads((w / "results.json").read_text()) for w in workdirs)
+    ]
+    assert rows == [rows[0]] * 10
+    # A stage done twice would be published twice: its directory would be younger than the
+    # results of the run that ended first.
+    first = min((w / "results.json").stat().st_mtime for w in workdirs)
+    manifests = list(store.glob("*/manifest.json"))
+    assert manifests
+    assert all(manifest.stat().st_mtime <= first for manifest in manifests)
+    assert any("waiting for" in output for output in outputs)
+    assert not [p for p in (store / "partial").iterdir() if p.is_dir()]

@@ -203,6 +203,16 @@ def test_no_cluster_at_the_address(address, tmp_path):
     assert time.monotonic() - began < 30
 
 
+def test_no_cluster_leaves_nothing_behind(tmp_path, capsys):
+    from tf_lottery.main import main
+
+    arguments = ["--executor=ray", "--ray_address=127.0.0.1:1", f"--workdir={tmp_path}/w/w"]
+    assert main(["--train_examples=64", "--test_examples=20", *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--ray_address: " in line
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_something_else_at_the_address(tmp_path):
     pytest.importorskip("ray")
     with socket.create_server(("127.0.0.1", 0)) as server:

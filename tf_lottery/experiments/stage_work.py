@@ -188,6 +188,7 @@ def export(shop: Workshop, stage: Stage, directory: Path) -> None:
     network = spec.build(0)
     weights.set_weights(network, trained)
     ticket = shop.ticket(stage.parents["ticket"]) if "ticket" in stage.parents else None
+    files.remove(directory / "saved_model")  # of a try that could not note its cost
     export_saved_model(
         network,
         directory / "saved_model",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,32 +88,31 @@ def export_saved_model(
     kernels = prunable_kernels(network)
     # Lets a reader check the zeros without knowing Keras.
     module.kernels = dict(kernels)
-    # A process killed while it writes leaves nothing under the final name.
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    tf.saved_model.save(
-        module,
-        str(partial),
-        signatures={
-            "serving_default": module.serving_default.get_concrete_function(),
-            "serving_uint8": module.serving_uint8.get_concrete_function(),
-        },
-    )
     values = {name: kernel.numpy() for name, kernel in kernels.items()}
-    files.write_json(
-        partial / "metadata.json",
-        {
-            **(metadata or {}),
-            "format": 1,
-            "package_version": tf_lottery.__version__,
-            "tensorflow": tf.__version__,
-            "input": {"shape": [None, *network.input_shape[1:]], "range": [0, 1]},
-            "classes": list(class_names),
-            "weights": sum(value.size for value in values.values()),
-            "nonzero_weights": sum(int(np.count_nonzero(v)) for v in values.values()),
-            "kernels_digest": weights.digest(values),
-            "graph_digest": hashlib.sha256((partial / "saved_model.pb").read_bytes()).hexdigest(),
-        },
-    )
-    os.replace(partial, path)
+    with files.new_directory(path) as partial:
+        tf.saved_model.save(
+            module,
+            str(partial),
+            signatures={
+                "serving_default": module.serving_default.get_concrete_function(),
+                "serving_uint8": module.serving_uint8.get_concrete_function(),
+            },
+        )
+        files.write_json(
+            partial / "metadata.json",
+            {
+                **(metadata or {}),
+                "format": 1,
+                "package_version": tf_lottery.__version__,
+                "tensorflow": tf.__version__,
+                "input": {"shape": [None, *network.input_shape[1:]], "range": [0, 1]},
+                "classes": list(class_names),
+                "weights": sum(value.size for value in values.values()),
+                "nonzero_weights": sum(int(np.count_nonzero(v)) for v in values.values()),
+                "kernels_digest": weights.digest(values),
+                "graph_digest": hashlib.sha256(
+                    (partial / "saved_model.pb").read_bytes()
+                ).hexdigest(),
+            },
+        )
     return path

@@ -24,12 +24,15 @@ class Disk:
 
     def step(self, path):
         """True if this one is to fail."""
-        if not str(path).startswith(self.root):
+        if not self.has(path):
             return False
         self.count += 1
         return self.number and (
             self.count == self.number or (self.ever_after and self.count > self.number)
         )
+
+    def has(self, path):
+        return str(path) == self.root or str(path).startswith(self.root + os.sep)
 
     @contextlib.contextmanager
     def watched(self):
@@ -38,7 +41,7 @@ class Disk:
 
         def open_file(file, mode="r", *args, **kwargs):
             writing = set(mode) & set("wax+") and not isinstance(file, int)
-            if not writing or not str(file).startswith(self.root):
+            if not writing or not self.has(file):
                 return real_open(file, mode, *args, **kwargs)
             if self.step(file):
                 self.fail()
@@ -63,7 +66,8 @@ class Disk:
 
         def of_path(name, which):
             def call(*args, **kwargs):
-                if self.step(args[which]):
+                there = name == "mkdir" and os.path.isdir(args[0])  # nothing is written
+                if not there and self.step(args[which]):
                     self.fail()
                 return real[name](*args, **kwargs)
 
