@@ -25,11 +25,11 @@ def some_of(flag: str, values, choices) -> None:
 
 def at_least(flag: str, value: float, low: float) -> None:
     """Raises ``UsageError`` unless ``value`` is finite and ``low`` or more."""
-    if not (math.isfinite(value) and value >= low):
+    if not low <= value < math.inf:  # an int may be larger than any float
         raise UsageError.bad_value(flag, value, f"{low:g} or more")
 
 
 def positive(flag: str, value: float) -> None:
     """Raises ``UsageError`` unless ``value`` is finite and above 0."""
-    if not (math.isfinite(value) and value > 0):
+    if not 0 < value < math.inf:
         raise UsageError.bad_value(flag, value, "more than 0")

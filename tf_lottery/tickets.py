@@ -356,9 +356,10 @@ class Ticket:
                 package_version=document["package_version"],
             )
             _check_rewind(ticket)
+            fits = ticket.digest == document["digest"]
         except _MALFORMED as error:
             raise TicketError(f"{path} is no usable ticket: {error!r}") from None
-        if ticket.digest != document["digest"]:
+        if not fits:
             raise TicketError(f"{path} is damaged: its content does not fit its digest")
         return ticket
 

@@ -38,7 +38,7 @@ def read_manifest(content: bytes, where: object, stage: Stage) -> dict:
     try:
         manifest = json.loads(content)
         version = int(manifest["format"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise StoreError(f"{where} is damaged; remove its directory to redo the stage") from None
     if version != FORMAT:
         age, advice = ("a newer", "update tf_lottery or ") if version > FORMAT else ("an older", "")

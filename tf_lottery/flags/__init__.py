@@ -150,7 +150,9 @@ def parse(argv: list[str]) -> Command | str:
         raise UsageError(f"--flagfile: cannot be opened: {reason}", "flagfile") from None
     except UnicodeDecodeError:
         raise UsageError("--flagfile: is no text file", "flagfile") from None
-    except flags.Error as error:
+    except RecursionError:
+        raise UsageError("--flagfile: nested too deeply", "flagfile") from None
+    except (flags.Error, ValueError) as error:  # absl: --noflag=value
         raise UsageError(" ".join(str(error).replace("flag --", "--").split())) from None
     if FLAGS.help:
         return help_text()

@@ -227,7 +227,7 @@ def _problem(document: Document) -> str:
     """What is wrong with a document, in one line; empty when nothing is."""
     try:
         return _first_problem(document)
-    except (TypeError, AttributeError, KeyError) as error:
+    except (TypeError, AttributeError, LookupError, ValueError, OverflowError) as error:
         return f"not in the expected form ({one_line(error)})"
 
 

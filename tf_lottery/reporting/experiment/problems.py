@@ -49,7 +49,7 @@ def problem(document: Any) -> str:
     """What is wrong with a document, in one line; empty when nothing is."""
     try:
         return " ".join(next(_problems(document), "").split())
-    except (TypeError, AttributeError, KeyError, ValueError, IndexError) as error:
+    except (TypeError, AttributeError, LookupError, ValueError, OverflowError) as error:
         return f"not in the expected form ({' '.join(str(error).split())})"
 
 

@@ -143,7 +143,7 @@ def _problem(document: Document) -> str:
     """What is wrong with a document, in one line; empty when nothing is."""
     try:
         return one_line(next(_problems(document), ""))
-    except (TypeError, AttributeError, KeyError, ValueError) as error:
+    except (TypeError, AttributeError, LookupError, ValueError, OverflowError) as error:
         return f"not in the expected form ({one_line(error)})"
 
 
