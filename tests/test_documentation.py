@@ -12,14 +12,20 @@ from tf_lottery.reporting.experiment import EXPERIMENT, report
 DOCS = Path(tf_lottery.__file__).parents[1] / "docs"
 
 
-@pytest.fixture
-def maker():
-    spec = importlib.util.spec_from_file_location(
-        "make_reproduction", DOCS / "make_reproduction.py"
-    )
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def maker():
+    return load("make_reproduction")
+
+
+def test_the_pages_of_performance_and_scale_are_made_from_the_measurements(capsys):
+    assert load("make_performance").main(["--check"]) == 0, capsys.readouterr().err
 
 
 def test_the_page_of_the_papers_claims_is_made_from_the_results(maker, capsys):
