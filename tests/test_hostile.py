@@ -1,11 +1,13 @@
 """Files that somebody was sent: clean errors, nothing run, nothing escaped, nothing huge made."""
 
 import copy
+import dataclasses
 import json
 import os
 import random
 import shutil
 import string
+import tracemalloc
 import types
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from tf_lottery.experiments.store import read_manifest, verify
 from tf_lottery.files import document_digest
 from tf_lottery.main import main
 from tf_lottery.reporting import experiment, robustness
-from tf_lottery.tickets import Ticket
+from tf_lottery.tickets import NetworkSpec, Ticket
 
 GOLDEN = Path(__file__).parent / "golden" / "0.1.0"
 STAGE = next((GOLDEN / "stages").glob("train-*"))
@@ -203,12 +205,18 @@ def ticket(tmp_path):
     ],
 )
 def test_a_small_ticket_cannot_ask_for_a_huge_network(ticket, network):
-    """It is refused before a network is made: by the shapes of its masks."""
+    """All digests fit; what is too large is refused before it is made."""
     document = json.loads((ticket / "ticket.json").read_text())
-    repaired(ticket, network=document["network"] | network)
-    with pytest.raises(TicketError):
-        Ticket.load(ticket)
-    assert main(["--mode=inspect", f"--ticket={ticket}"]) == 1
+    loaded = Ticket.load(ticket)
+    spec = NetworkSpec.from_json(document["network"] | network)
+    repaired(ticket, network=spec.to_json(), digest=dataclasses.replace(loaded, spec=spec).digest)
+    claimed = Ticket.load(ticket)  # masks alone
+    assert main(["--mode=inspect", f"--ticket={ticket}"]) == 0
+    tracemalloc.start()
+    with pytest.raises(TicketError, match="masks are not those of its network"):
+        claimed.network()
+    assert tracemalloc.get_traced_memory()[1] < 2e8
+    tracemalloc.stop()
 
 
 def test_a_mask_cannot_claim_more_than_it_holds(ticket):

@@ -74,8 +74,8 @@ class NetworkSpec:
             if values is not None:
                 object.__setattr__(self, name, tuple(map(kind, values)))
 
-    def build(self, seed: int, dtype_policy: str = "float32"):
-        """The bare network with its initialisation from ``seed``."""
+    def build(self, seed: int, dtype_policy: str = "float32", most_weights: int | None = None):
+        """The bare network with its initialisation from ``seed``; see ``build_model``."""
         return build_model(
             self.model.name,
             self.input_shape,
@@ -87,6 +87,7 @@ class NetworkSpec:
             mean=self.mean,
             std=self.std,
             dtype_policy=dtype_policy,
+            most_weights=most_weights,
         )
 
     def to_json(self) -> dict:
@@ -216,7 +217,7 @@ class Ticket:
         """
         if self.rewind_weights is not None:
             return self.rewind_weights
-        made = weights.get_weights(self.spec.build(self.init_seed))
+        made = weights.get_weights(self._build())
         if weights.digest(made) != self.init_digest:
             raise TicketError(
                 f"seed {self.init_seed} gives another initialisation than the ticket's "
@@ -263,7 +264,14 @@ class Ticket:
 
     def network(self, dtype_policy: str = "float32") -> MaskedNetwork:
         """A new masked network, rewound and ready to train."""
-        return self.apply(wrap(self.spec.build(self.init_seed, dtype_policy)))
+        return self.apply(wrap(self._build(dtype_policy)))
+
+    def _build(self, dtype_policy: str = "float32"):
+        """The network with its initialisation, if it has no more weights than the masks."""
+        try:
+            return self.spec.build(self.init_seed, dtype_policy, self.weights_total)
+        except UsageError as error:
+            raise TicketError(f"the ticket's masks are not those of its network: {error}") from None
 
     def to_json(self) -> dict:
         """What ``ticket.json`` says, without file digests."""

@@ -52,6 +52,7 @@ def build_model(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     dtype_policy: str = "float32",
+    most_weights: int | None = None,
 ) -> keras.Model:
     """A freshly initialised network.
 
@@ -68,9 +69,11 @@ def build_model(
       std: per channel, above 0. Without ``mean`` and ``std`` there is no such layer.
       dtype_policy: of every layer but the normalisation and the logits, which stay
         float32. Variables are float32 under all policies.
+      most_weights: that conv and dense layers may have together; ``None``: any number.
 
     Raises:
-      UsageError: unknown name or policy, or a value out of range for the family.
+      UsageError: unknown name or policy, a value out of range for the family, or more
+        weights, told before they are made.
 
     Example:
       >>> model = build_model("vgg", (32, 32, 3), 10, seed=0, width_multiplier=0.05)
@@ -91,7 +94,7 @@ def build_model(
     if dtype_policy not in DTYPE_POLICIES:
         raise UsageError.unknown("dtype_policy", dtype_policy, DTYPE_POLICIES)
 
-    layers = Layers(seed, dtype_policy, width_multiplier)
+    layers = Layers(seed, dtype_policy, width_multiplier, most_weights)
     x = pixels = keras.Input(shape, name="pixels", dtype="float32")
     if mean is not None or std is not None:
         x = normalization(mean, std, channels=shape[2])(x)

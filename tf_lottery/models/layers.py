@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tf_lottery.config import derive_seed
 from tf_lottery.errors import UsageError
@@ -18,11 +18,22 @@ class Layers:
     """Adds named layers that share a seed, a dtype policy and a width multiplier.
 
     Widths (``filters``, ``units``) are given as in the paper and scaled here.
+
+    Attributes:
+      most_weights: that conv and dense layers may have together; ``None``: any number. They
+        are counted before they are made.
     """
 
     seed: int
     dtype_policy: str = "float32"
     width_multiplier: float = 1.0
+    most_weights: int | None = None
+    _made: list[int] = field(default_factory=list)
+
+    def _count(self, weights: int) -> None:
+        self._made.append(weights)
+        if self.most_weights is not None and sum(self._made) > self.most_weights:
+            raise UsageError(f"the network has more than {self.most_weights:,} weights")
 
     def scaled(self, width: int) -> int:
         """The width after ``width_multiplier``: rounded (half to even), at least 1."""
@@ -43,6 +54,7 @@ class Layers:
         At stride 2 an even side is padded at its end only (TensorFlow), not on
         both sides (PyTorch): same sizes and counts, a window shifted by a pixel.
         """
+        self._count(size * size * x.shape[-1] * self.scaled(filters))
         return keras.layers.Conv2D(
             self.scaled(filters),
             size,
@@ -56,6 +68,7 @@ class Layers:
 
     def dense(self, x: Tensor, units: int, name: str) -> Tensor:
         """Hidden dense layer with bias, He-normal kernel."""
+        self._count(x.shape[-1] * self.scaled(units))
         return keras.layers.Dense(
             self.scaled(units),
             kernel_initializer=FanInNormal(derive_seed(self.seed, name)),
@@ -102,6 +115,7 @@ class Layers:
 
     def logits(self, x: Tensor, num_classes: int) -> Tensor:
         """The last layer: float32 under every policy, for loss and attack."""
+        self._count(x.shape[-1] * num_classes)
         return keras.layers.Dense(
             num_classes,
             kernel_initializer=FanInNormal(derive_seed(self.seed, "logits"), gain=1.0),
