@@ -54,7 +54,7 @@ def points(root):
     return disk.count
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("number", [errno.ENOSPC, pytest.param(errno.EIO, marks=pytest.mark.slow)])
 def test_a_disk_that_fails_at_any_point(tmp_path, number):
     for n in range(1, points(tmp_path / "whole") + 1):
         root = tmp_path / str(n)
@@ -127,7 +127,12 @@ def undisturbed(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("part", "number"), [(0.02, errno.ENOSPC), (0.5, errno.EIO), (0.98, errno.ENOSPC)]
+    ("part", "number"),
+    [
+        pytest.param(0.02, errno.ENOSPC, marks=pytest.mark.slow),
+        (0.5, errno.EIO),
+        pytest.param(0.98, errno.ENOSPC, marks=pytest.mark.slow),
+    ],
 )
 def test_a_command_line_on_a_failing_disk(tmp_path, undisturbed, part, number):
     count, whole = undisturbed

@@ -325,7 +325,14 @@ def _judged(
     for row in rows:
         artefact = artefacts[row["label"]]
         row["crafted_on"] = row["label"] if row["label"] in crafted else twin
-        right = predictions(artefact, x) == y
+        clean = predictions(artefact, x)
+        lost = float((clean < 0).mean())
+        if lost:
+            announce(
+                f"warning: {row['label']} gives NaN for {lost:.1%} of the test images: do not use "
+                "it; among TensorFlow Lite's sparse formats float32 and int8 do not"
+            )
+        right = clean == y
         survived = right & (predictions(artefact, crafted[row["crafted_on"]]) == y)
         row["natural"], row["robust"] = float(right.mean()), float(survived.mean())
     return {
