@@ -271,7 +271,17 @@ def scripted(tree):
     return f"{tree}<script>alert(1)</script>" if isinstance(tree, str) else tree
 
 
-def test_reports_escape_what_a_file_says(tmp_path):
+def check_escaped(place):
+    html = (place / "report.html").read_text()
+    assert "<script>alert" not in html
+    assert "&lt;script&gt;alert" in html
+    text = (place / "report.md").read_text().split("```")
+    prose = "".join(text[::2])  # what stands in a block of code is shown as it is
+    prose = "\n".join(line for line in prose.splitlines() if not line.startswith("    "))
+    assert "<script>alert" not in prose
+
+
+def test_a_report_escapes_what_results_say(tmp_path):
     document = json.loads((GOLDEN / "results.json").read_text())
     for part in ("command", "machine", "settings"):
         document[part] = scripted(document[part])
@@ -283,13 +293,38 @@ def test_reports_escape_what_a_file_says(tmp_path):
     (tmp_path / "results.json").write_text(json.dumps(document))
     shutil.copy(GOLDEN / "pictures.npz", tmp_path)
     reporting.write_report(tmp_path)
-    html = (tmp_path / "report.html").read_text()
-    assert "<script>alert" not in html
-    assert "&lt;script&gt;alert" in html
-    text = (tmp_path / "report.md").read_text().split("```")
-    prose = "".join(text[::2])  # what stands in a block of code is shown as it is
-    prose = "\n".join(line for line in prose.splitlines() if not line.startswith("    "))
-    assert "<script>alert" not in prose
+    check_escaped(tmp_path)
+
+
+def test_a_report_escapes_what_an_evaluation_says(tmp_path):
+    document = json.loads((GOLDEN / "evaluation" / "evaluation.json").read_text())
+    for part in ("command", "machine"):
+        document[part] = scripted(document[part])
+    for model in document["models"]:
+        for name in ("what", "digest"):
+            model[name] = scripted(model[name])
+    for checks in document["diagnosis"].values():
+        for check in checks:
+            check["text"] = scripted(check["text"])
+    (tmp_path / "evaluation.json").write_text(json.dumps(document))
+    robustness.write_robustness_report(tmp_path)
+    check_escaped(tmp_path)
+
+
+def test_a_report_escapes_what_an_experiment_says(tmp_path):
+    document = json.loads((GOLDEN / "experiment.json").read_text())
+    for part in ("command", "machine", "scale"):
+        document[part] = scripted(document[part])
+    for name in ("source", "title", "question", "paper"):
+        document["experiment"][name] = scripted(document["experiment"][name])
+    for claim in document["claims"]:
+        for name in ("text", "paper"):
+            claim[name] = scripted(claim[name])
+    for entry in document["ledger"]:
+        entry["stage"] = scripted(entry["stage"])
+    (tmp_path / "experiment.json").write_text(json.dumps(document))
+    experiment.write_experiment_report(tmp_path)
+    check_escaped(tmp_path)
 
 
 def test_a_flagfile_cannot_include_itself_for_ever(tmp_path):
