@@ -86,7 +86,6 @@ def copied(done, tmp_path):
     return Done(tmp_path / "w", done.out, done.document)
 
 
-@pytest.mark.slow
 def test_results_have_exactly_the_documented_keys(done):
     rows = done.document["rows"]
     assert [row["name"] for row in rows] == list(KINDS)
@@ -246,7 +245,6 @@ def test_deleted_outputs_are_rebuilt_without_any_work(copied, name):
     assert manifests(copied.workdir / "stages") == before
 
 
-@pytest.mark.slow
 def test_another_sparsity_reuses_the_searches(copied, tmp_path):
     store = copied.workdir / "stages"
     before = manifests(store)
@@ -274,7 +272,6 @@ def test_another_sparsity_reuses_the_searches(copied, tmp_path):
     assert not (tmp_path / "other" / "stages").exists()
 
 
-@pytest.mark.slow
 def test_a_given_ticket_is_trained_instead_of_searched(done, tmp_path):
     given = done.workdir / "tickets" / "boosting"
     arguments = [

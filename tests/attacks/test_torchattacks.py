@@ -217,7 +217,6 @@ def test_short_attacks_agree(digits, objective):
     check(ours, theirs, IMAGES)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("objective", autoattack.OBJECTIVES)
 def test_autoattack_agrees(digits, objective):

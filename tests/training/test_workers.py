@@ -113,7 +113,6 @@ def story(tmp_path_factory):
     return root, pairs, rows
 
 
-@pytest.mark.slow
 def test_the_death_of_a_worker_ends_the_run_with_one_line(story):
     _, (first, second, _), _ = story
     for pair, victim in ((first, 1), (second, 0)):
@@ -125,7 +124,6 @@ def test_the_death_of_a_worker_ends_the_run_with_one_line(story):
         assert pair.seconds < 60
 
 
-@pytest.mark.slow
 def test_the_run_goes_on_after_the_last_finished_epoch(story):
     root, (_, _, third), rows = story
     assert third.codes == [0, 0]
@@ -138,7 +136,6 @@ def test_the_run_goes_on_after_the_last_finished_epoch(story):
     assert [row["startup_seconds"] > 0 for row in history] == [True, True, True, False]
 
 
-@pytest.mark.slow
 def test_two_processes_end_where_one_does(story):
     root, _, _ = story
     ours, theirs = trainings(root / "chief"), trainings(root / "alone")
@@ -163,7 +160,6 @@ def test_two_processes_end_where_one_does(story):
         np.testing.assert_array_equal(masks[0][layer], mask)
 
 
-@pytest.mark.slow
 def test_all_processes_have_the_weights_and_masks_of_the_chief(story):
     root, _, _ = story
     for number, training in enumerate(trainings(root / "chief")):
@@ -180,7 +176,6 @@ def test_all_processes_have_the_weights_and_masks_of_the_chief(story):
         assert not kernel[~mask].any()
 
 
-@pytest.mark.slow
 def test_the_chief_alone_leaves_files(story):
     root, _, _ = story
     assert not (root / "other").exists()
