@@ -145,8 +145,11 @@ def acquire(
     pause, waits = _POLLS[0], 0
     while True:
         lock, flocks = _try(path, what)
-        if lock is None and _is_silent(path, flocks):
-            lock = _take_over(path, what, announce)
+        if lock is None:
+            # Taken first: the silence is of this holding, not of one that replaced it since.
+            before = _signature(path)
+            if before is not None and _is_silent(path, flocks):
+                lock = _take_over(path, before, what, announce)
         if lock is not None:
             _seen.pop(str(path), None)
             return lock
@@ -219,12 +222,21 @@ def _is_at(path: Path, descriptor: int) -> bool:
         return False
 
 
-def _take_over(path: Path, what: str, announce: Callable[[str], None]) -> Lock | None:
-    """Puts a lock file of this process in the place of a silent one's; ``None``: too late."""
-    before = _signature(path)
-    if before is None:
-        return None
+def _take_over(
+    path: Path, before: tuple[int, ...], what: str, announce: Callable[[str], None]
+) -> Lock | None:
+    """Puts a lock file of this process in the place of a silent one's.
+
+    Args:
+      before: the signature of the silent holding.
+
+    Returns:
+      The lock, or ``None`` if the file is no longer that of the holding: it was touched, or
+      another process has taken it over.
+    """
     former = _read(path)
+    if _signature(path) != before:
+        return None
     # One process alone may replace this holding; its name is that of no later one.
     claim = path.with_name(f"{path.name}.{former.token if former else before[0]}.claim")
     try:
