@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tf_lottery import weights
+from tf_lottery import files, weights
+from tf_lottery.experiments.store import seal
 from tf_lottery.main import main
 from tf_lottery.tickets import Ticket
 
@@ -377,7 +378,11 @@ def test_reports_are_rebuilt_from_the_results(copied):
 def test_other_images_of_the_same_name_are_noticed(copied):
     for path in copied.workdir.glob("stages/train-*/network.json"):
         document = json.loads(path.read_text())
-        path.write_text(json.dumps(document | {"data_digest": "0" * 64}))
+        files.write_json(path, document | {"data_digest": "0" * 64})
+        manifest = json.loads((path.parent / "manifest.json").read_text())
+        manifest["files"][path.name] = path.stat().st_size
+        manifest["sha256"][path.name] = files.digest(path)
+        files.write_json(path.parent / "manifest.json", seal(manifest))
     (copied.workdir / "report.md").unlink()  # so that there is something to do
     err = io.StringIO()
     with contextlib.redirect_stderr(err):

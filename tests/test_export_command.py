@@ -18,6 +18,7 @@ from tf_lottery.data import load
 from tf_lottery.evaluation import evaluate
 from tf_lottery.experiments import exporting
 from tf_lottery.experiments.loading import load_model
+from tf_lottery.experiments.store import seal
 from tf_lottery.export import latency
 from tf_lottery.keras import keras, tf
 from tf_lottery.main import main
@@ -75,14 +76,15 @@ def stage(network, tmp_path_factory):
     weights.write_arrays(path / "best.npz", weights.get_weights(made))
     files.write_json(path / "network.json", {"network": spec.to_json()})
     objective = {"name": "pgd", "attack": {"name": "pgd10", "eps": 0.1}}
-    files.write_json(
-        path / "manifest.json",
-        {
-            "kind": "train",
-            "label": "train: boosting",
-            "settings": {"train": {"objective": objective}, "data": {"name": "digits"}},
-        },
-    )
+    names = ("best.npz", "network.json")
+    manifest = {
+        "kind": "train",
+        "label": "train: boosting",
+        "settings": {"train": {"objective": objective}, "data": {"name": "digits"}},
+        "files": {name: (path / name).stat().st_size for name in names},
+        "sha256": {name: files.digest(path / name) for name in names},
+    }
+    files.write_json(path / "manifest.json", seal(manifest))
     return path
 
 

@@ -195,7 +195,7 @@ def test_a_living_owner_of_another_host_is_waited_for(tmp_path, start, monkeypat
 
 
 def test_one_of_many_that_wait_takes_over(tmp_path, start, monkeypatch):
-    monkeypatch.setattr(locks, "SILENCE", 0.2)
+    monkeypatch.setattr(locks, "SILENCE", 1.0)
     path, inside, most = tmp_path / "lock", [], []
 
     def take():
