@@ -215,6 +215,32 @@ def test_one_of_many_that_wait_takes_over(tmp_path, start, monkeypatch):
     assert most == [1] * 8
 
 
+def test_what_was_taken_over_meanwhile_is_not_taken_over_again(tmp_path, start, monkeypatch):
+    monkeypatch.setattr(locks, "SILENCE", 0.2)
+    path, is_silent, others, mine = tmp_path / "lock", locks._is_silent, [], []
+
+    def slowly(where, flocks):
+        silent = is_silent(where, flocks)
+        if silent and not others:  # another process is faster than the one that asked
+            others.append(None)
+            others[0] = locks.acquire(path, "the stage", lambda line: None)
+        return silent
+
+    monkeypatch.setattr(locks, "_is_silent", slowly)
+    start(OTHER_HOST, path, "dead")
+    thread = threading.Thread(
+        target=lambda: mine.append(locks.acquire(path, "the stage", lambda line: None))
+    )
+    thread.start()
+    thread.join(2)
+    assert others
+    assert (mine, others[0].lost) == ([], False)
+    others[0].release()
+    thread.join(10)
+    assert not mine[0].lost
+    mine[0].release()
+
+
 def test_the_owner_that_comes_back_is_told(tmp_path, monkeypatch):
     path = tmp_path / "lock"
     with locks.held(path, "the stage") as mine:

@@ -157,6 +157,17 @@ def test_a_batch_that_the_devices_cannot_share():
     assert e.value.flag == "batch_size"
 
 
+@pytest.mark.parametrize("flag", ["on_nan", "on_overfit"])
+def test_several_processes_do_not_go_back(flag):
+    config = TrainConfig(ObjectiveConfig("natural"), batch_size=50, **{flag: "rollback"})
+    Distribution().check(config)
+    with pytest.raises(
+        UsageError, match=rf"^--{flag}: got 'rollback', must be (warn or )?stop "
+    ) as e:
+        Distribution(None, worker=0, workers=2).check(config)
+    assert e.value.flag == flag
+
+
 def test_batch_norm_of_another_number_of_devices_is_refused(sparse, tiny_data, tmp_path):
     from tf_lottery.training.run import train
 

@@ -76,6 +76,12 @@ class Distribution:
                 config.batch_norm_groups,
                 f"{self.replicas}, the number of devices there are, with --nosync_batch_norm",
             )
+        for flag, others in (("on_nan", "stop"), ("on_overfit", "warn or stop")):
+            if self._workers > 1 and getattr(config, flag) == "rollback":
+                # Only the chief reads checkpoints and knows of the collapse.
+                raise UsageError.bad_value(
+                    flag, "rollback", f"{others} when several processes train together"
+                )
 
     def _has_cpu(self) -> bool:
         return any("CPU" in device for device in self._strategy.extended.worker_devices)
