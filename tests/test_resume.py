@@ -81,7 +81,7 @@ def finish(workdir, *flags):
 def without_times(value):
     """JSON without what a clock or a path says."""
     if isinstance(value, dict):
-        timed = ("seconds", "command", "machine", "cached", "document_digest")
+        timed = ("seconds", "command", "machine", "cached", "latency", "document_digest")
         return {
             k: without_times(v) for k, v in value.items() if not any(word in k for word in timed)
         }
@@ -126,17 +126,97 @@ def soak(tmp_path, kills, seed, *flags):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_a_run_killed_thirty_times_ends_like_an_uninterrupted_one(tmp_path):
     flags = [*SMALL, "--checkpoint_minutes=0.002"]
     flags[flags.index("--epochs=4")] = "--epochs=60"
-    killed = sum(soak(tmp_path / str(i), 10, i, *flags) for i in range(4))
-    assert killed >= 30
-    print("killed", killed)
+    whole, choose, killed, rounds = tmp_path / "whole", random.Random(0), 0, 0
+    length = finish(whole, *flags)
+    idle = finish(whole, *flags)  # the same command with nothing left to do
+    while killed < 30:
+        work, ended = tmp_path / str(rounds), False
+        while killed < 30 and not ended:
+            process = start(work, *flags)
+            try:  # soon after it began, so that it is killed often on its way
+                process.communicate(timeout=idle * 0.8 + choose.uniform(0, (length - idle) / 4))
+                ended = True
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.communicate()
+                killed += 1
+        finish(work, *flags)
+        assert contents(work) == contents(whole)
+        rounds += 1
+    print("killed", killed, "rounds", rounds, "seconds", length, idle)
 
 
 def test_a_run_killed_now_and_then_ends_like_an_uninterrupted_one(tmp_path):
     flags = [*MINUTE, "--deterministic", "--compare=boosting", "--checkpoint_minutes=0.0001"]
     assert soak(tmp_path, 2, 0, *flags) >= 1
+
+
+def everything(directory):
+    """Contents of all files below a directory that say no time, by name."""
+    found = {}
+    for path in sorted(p for p in directory.rglob("*") if p.is_file()):
+        if path.suffix == ".json":
+            value = without_times(json.loads(path.read_text()))
+        elif path.suffix == ".npz":
+            value = weights.digest(weights.read_arrays(path))
+        elif path.suffix == ".tflite" or path.name.startswith("variables.data"):
+            value = path.read_bytes()
+        else:
+            value = None
+        if "tensorboard" not in path.parts:
+            found[str(path.relative_to(directory))] = value
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("mode", ["evaluate", "export", "report"])
+def test_other_commands_that_are_killed_end_like_uninterrupted_ones(tmp_path, mode):
+    finish(tmp_path / "run", *SMALL)
+    model = tmp_path / "run" / "saved_model" / "boosting"
+    stage = next((tmp_path / "run" / "stages").glob("train-*"))
+    places = {name: tmp_path / name for name in ("whole", "killed")}
+    if mode == "report":
+        for place in places.values():
+            shutil.copytree(tmp_path / "run", place)
+            (place / "report.html").unlink()
+
+    def command(place):
+        return {
+            "evaluate": [
+                "--mode=evaluate", f"--model_path={model}", f"--evaluation_dir={place}/e",
+                "--test_examples=300", "--attacks=fgsm,pgd20,apgd_ce", "--eps=0.15",
+                "--deterministic",
+            ],
+            "export": [
+                "--mode=export", f"--model_path={stage}", f"--export_dir={place}/e",
+                "--test_examples=50", "--formats=saved_model,tflite",
+            ],
+            "report": ["--mode=report"],
+        }[mode]  # fmt: skip
+
+    length = finish(places["whole"], *command(places["whole"]))
+    whole, choose, killed = everything(places["whole"]), random.Random(0), 0
+    for _ in range(5):
+        place = places["killed"]
+        process = start(place, *command(place))
+        try:
+            process.communicate(timeout=choose.uniform(0.3, 0.9) * length)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            killed += 1
+            if not (place / "e" / "export.json").exists():  # what is there is not done again
+                finish(place, *command(place))
+        assert everything(place) == whole
+        if mode != "report":
+            shutil.rmtree(place)
+    assert killed >= 3
+    print("killed", killed)
 
 
 @pytest.mark.parametrize(
