@@ -81,7 +81,7 @@ def finish(workdir, *flags):
 def without_times(value):
     """JSON without what a clock or a path says, or the order in which a SavedModel is written."""
     if isinstance(value, dict):
-        timed = ("seconds", "command", "machine", "cached", "latency", "document_digest", "gzip")
+        timed = ("seconds", "command", "machine", "cached", "latency", "document_digest", "bytes")
         return {
             k: without_times(v) for k, v in value.items() if not any(word in k for word in timed)
         }
