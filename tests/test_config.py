@@ -37,6 +37,11 @@ def whole(**changes):
     return LotteryConfig(DataConfig(), ModelConfig(), train, train, train, train, **changes)
 
 
+def name_of(value):
+    """Of a parameter, the same in every process."""
+    return getattr(value, "__name__", str(value))[:50]
+
+
 BAD = [
     (DataConfig, {"name": "CIFAR 10"}, "dataset"),
     (DataConfig, {"name": ""}, "dataset"),
@@ -103,7 +108,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("make", "values", "flag"), BAD, ids=lambda v: str(v)[:50])
+@pytest.mark.parametrize(("make", "values", "flag"), BAD, ids=name_of)
 def test_bad_values_name_the_flag_the_value_and_what_is_allowed(make, values, flag):
     with pytest.raises(UsageError) as caught:
         make(**values)
@@ -135,7 +140,7 @@ GOOD = [
 ]
 
 
-@pytest.mark.parametrize(("make", "values"), GOOD, ids=lambda v: str(v)[:50])
+@pytest.mark.parametrize(("make", "values"), GOOD, ids=name_of)
 def test_values_at_the_border_are_allowed(make, values):
     built = make(**values)
     for name, value in values.items():

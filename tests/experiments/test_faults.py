@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from faults import Disk
 from toys import TEN, Worker, notes, ten, values
 
+from tf_lottery import weights
 from tf_lottery.errors import StoreError
 from tf_lottery.experiments.local import run_stages
 from tf_lottery.experiments.store import Store
@@ -44,6 +46,11 @@ def run_toys(root):
 
 def leavings(root):
     return [p.name for p in root.rglob("*") if p.name.endswith((".tmp", ".partial"))]
+
+
+def paths(root):
+    """All that lies below it, by name."""
+    return sorted(str(p.relative_to(root)) for p in root.rglob("*"))
 
 
 def points(root):
@@ -88,11 +95,16 @@ def test_a_crash_at_any_point(tmp_path):
         assert not [p for p in (root / "store" / "partial").iterdir() if p.is_dir()]
 
 
-def command(workdir):
+def run(*arguments):
+    """Exit code and standard error of a command line in this process."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main([*MINUTE, f"--workdir={workdir}"])
+        code = main(list(arguments))
     return code, err.getvalue()
+
+
+def train(workdir):
+    return run(*MINUTE, f"--workdir={workdir}")
 
 
 def numbers(workdir):
@@ -102,7 +114,15 @@ def numbers(workdir):
     return [{name: row[name] for name in names} for row in document["rows"]]
 
 
-def fails_and_goes_on(root, n, number, whole):
+def fails_and_goes_on(command, outcome, root, n, number, whole):
+    """The ``n``-th operation below ``root`` fails; the next command ends like an undisturbed one.
+
+    Args:
+      command: runs it with ``root`` as its directory; exit code and standard error.
+      outcome: what it left there.
+      number: of the operating system's error.
+      whole: outcome of an undisturbed one.
+    """
     disk = Disk(root, n, raising(number), ever_after=number == errno.ENOSPC)
     with disk.watched():
         code, err = command(root)
@@ -115,15 +135,16 @@ def fails_and_goes_on(root, n, number, whole):
     assert leavings(root) == [], n
     code, err = command(root)
     assert code == 0, (n, err)
-    assert numbers(root) == whole, n
+    assert leavings(root) == [], n
+    assert outcome(root) == whole, n
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     root = tmp_path_factory.mktemp("whole") / "w"
     with Disk(root).watched() as disk:
-        assert command(root)[0] == 0
-    return disk.count, numbers(root)
+        assert train(root)[0] == 0
+    return disk.count, numbers(root), root
 
 
 @pytest.mark.parametrize(
@@ -135,16 +156,121 @@ def undisturbed(tmp_path_factory):
     ],
 )
 def test_a_command_line_on_a_failing_disk(tmp_path, undisturbed, part, number):
-    count, whole = undisturbed
-    fails_and_goes_on(tmp_path / "w", max(1, round(part * count)), number, whole)
+    count, whole, _ = undisturbed
+    n = max(1, round(part * count))
+    fails_and_goes_on(train, numbers, tmp_path / "w", n, number, whole)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 def test_a_command_line_on_a_disk_that_fails_at_any_point(tmp_path, undisturbed, number):
-    count, whole = undisturbed
+    count, whole, _ = undisturbed
     for n in range(1, count + 1):
-        fails_and_goes_on(Path(tmp_path / str(n)), n, number, whole)
+        root = Path(tmp_path / str(n))
+        fails_and_goes_on(train, numbers, root, n, number, whole)
+        shutil.rmtree(root)
+    print("points", count)
+
+
+class Evaluating:
+    """``--mode=evaluate`` of a trained network."""
+
+    def __init__(self, trained):
+        self.model = trained / "saved_model" / "boosting"
+
+    def prepare(self, root):
+        pass
+
+    def __call__(self, root):
+        return run(
+            "--mode=evaluate", f"--model_path={self.model}", f"--evaluation_dir={root}",
+            "--test_examples=20", "--attacks=fgsm,pgd2", "--eps=0.02", "--analysis_images=0",
+            "--deterministic",
+        )  # fmt: skip
+
+    def outcome(self, root):
+        models = json.loads((root / "evaluation.json").read_text())["models"]
+        names = ("name", "natural", "robust", "worst")
+        examples = weights.digest(weights.read_arrays(root / "boosting" / "examples.npz"))
+        return [{name: model[name] for name in names} for model in models], examples, paths(root)
+
+
+class Exporting:
+    """``--mode=export`` of a trained network."""
+
+    def __init__(self, trained):
+        (self.stage,) = (
+            path.parent
+            for path in (trained / "stages").glob("train-*/manifest.json")
+            if json.loads(path.read_text())["label"] == "train: boosting"
+        )
+
+    def prepare(self, root):
+        pass
+
+    def __call__(self, root):
+        return run(
+            "--mode=export", f"--model_path={self.stage}", f"--export_dir={root}/e",
+            "--formats=saved_model,tflite",
+        )  # fmt: skip
+
+    def outcome(self, root):
+        document = json.loads((root / "e" / "export.json").read_text())
+        names = ("label", "file", "natural", "robust", "weights", "nonzero_weights")
+        return [{name: row[name] for name in names} for row in document["rows"]], paths(root)
+
+
+class Reporting:
+    """``--mode=report`` of a run whose report was removed."""
+
+    def __init__(self, trained):
+        self.trained = trained
+
+    def prepare(self, root):
+        shutil.copytree(self.trained, root)
+        (root / "report.html").unlink()
+
+    def __call__(self, root):
+        return run("--mode=report", f"--workdir={root}")
+
+    def outcome(self, root):
+        # The commands at its end say where it lies.
+        text = (root / "report.md").read_text().partition("    tensorboard ")[0]
+        return numbers(root), paths(root), text
+
+
+@pytest.fixture(scope="module", params=[Evaluating, Exporting, Reporting])
+def other(request, undisturbed, tmp_path_factory):
+    """Another command, how often it writes, and what it leaves."""
+    command, root = request.param(undisturbed[2]), tmp_path_factory.mktemp("other") / "w"
+    command.prepare(root)
+    with Disk(root).watched() as disk:
+        code, err = command(root)
+    assert code == 0, err
+    assert disk.count > 10
+    return command, disk.count, command.outcome(root)
+
+
+@pytest.mark.parametrize(("part", "number"), [(0.1, errno.EIO), (0.9, errno.ENOSPC)])
+def test_another_command_on_a_failing_disk(tmp_path, other, part, number):
+    command, count, whole = other
+    root, n = tmp_path / "w", round(part * count)
+    command.prepare(root)
+    fails_and_goes_on(command, command.outcome, root, n, number, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_another_command_on_a_disk_that_fails_at_any_point(tmp_path, other, number):
+    command, count, whole = other
+    for n in range(1, count + 1):
+        root = tmp_path / str(n)
+        command.prepare(root)
+        fails_and_goes_on(command, command.outcome, root, n, number, whole)
+        shutil.rmtree(root)
+    print("points", count)
 
 
 # Runs the command on a disk of a few kB, then again when it has been made larger.
