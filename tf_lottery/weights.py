@@ -93,31 +93,25 @@ _DAMAGED = (
 )
 
 
-def _check_archive(path: Path) -> None:
-    """Refuses what ``write_arrays`` does not write, before anything is allocated for it.
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    """An array of an archive; refused, before anything is allocated, if not as written.
 
-    Members are stored, not compressed, so an array is never larger than the file;
-    each is read once for its checksum.
+    Members are stored, not compressed, so an array is never larger than the file.
     """
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            stored = member.compress_type == zipfile.ZIP_STORED
-            if not stored or member.file_size != member.compress_size or member.flag_bits & 1:
-                raise ValueError(f"{member.filename} is compressed or encrypted")
-            with archive.open(member) as file:
-                _check_header(file, member)
-        damaged = archive.testzip()
-        if damaged is not None:
-            raise ValueError(f"the checksum of {damaged} does not fit")
-
-
-def _check_header(file, member: zipfile.ZipInfo) -> None:
-    """The array that the .npy header announces must be what the member holds."""
-    if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError(f"{member.filename} has an unknown version")
-    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    if math.prod(shape) * dtype.itemsize != member.file_size - file.tell():
-        raise ValueError(f"{member.filename} does not hold what its header says")
+    stored = member.compress_type == zipfile.ZIP_STORED
+    if not stored or member.file_size != member.compress_size or member.flag_bits & 1:
+        raise ValueError(f"{member.filename} is compressed or encrypted")
+    with archive.open(member) as file:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError(f"{member.filename} has an unknown version")
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        if dtype.hasobject:
+            raise ValueError(f"{member.filename} holds pickled objects")
+        if math.prod(shape) * dtype.itemsize != member.file_size - file.tell():
+            raise ValueError(f"{member.filename} does not hold what its header says")
+        content = bytearray(file.read())  # at its end the checksum is compared
+    array = np.frombuffer(content, dtype) if content else np.empty(0, dtype)
+    return array.reshape(shape, order="F" if fortran else "C")
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -127,9 +121,11 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
       StoreError: the file is missing, damaged, or holds pickled objects.
     """
     try:
-        _check_archive(path)
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        with zipfile.ZipFile(path) as archive:
+            return {
+                member.filename.removesuffix(".npy"): _read_member(archive, member)
+                for member in archive.infolist()
+            }
     except FileNotFoundError:
         raise StoreError(f"{path} is missing") from None
     except _DAMAGED as error:
