@@ -6,6 +6,9 @@ step. What does not depend on the pixels is computed once, when the function is 
 - BatchNorm right behind a convolution or dense layer is folded into its kernel and bias
   (``k * gamma / sqrt(var + eps)``, ``beta + (b - mean) * gamma / sqrt(var + eps)``): exact in
   inference mode, and an operation less to run through forward and backward;
+- a convolution on maps so small that each of its positions sees them whole (3 x 3 on 2 x 2,
+  the last block of VGG-16 on CIFAR-10) becomes the product with one matrix: what padding
+  adds is not computed, and kernels are not laid out anew at every call;
 - any other BatchNorm becomes a scale and a shift per channel, whose input gradient is one
   product. The library's gradient of BatchNorm sums up those of gamma and beta too, which an
   attack has no use for.
@@ -22,6 +25,8 @@ from tf_lottery.types import LogitsFn, Tensor
 
 # Tensors by the name of the layer that made them -> the output of one more layer.
 _Step = Callable[[dict[str, Tensor]], Tensor]
+# The input of a layer -> what it gives before its bias is added.
+_Linear = Callable[[Tensor], Tensor]
 
 
 def frozen_logits(network: keras.Model) -> LogitsFn:
@@ -150,19 +155,56 @@ def _folded(layer, batch_norm, source: str) -> _Step:
     # In float32, whatever the layer computes in: its rounding comes last.
     kernel = tf.cast(layer.kernel * scale, layer.compute_dtype)
     bias = tf.cast(shift if layer.bias is None else layer.bias * scale + shift, layer.compute_dtype)
+    if isinstance(layer, keras.layers.Conv2D):
+        linear = _seeing_all(layer, kernel) if _sees_all(layer) else _convolving(layer, kernel)
+    else:
+        linear = _multiplying(kernel)
+    return lambda values: tf.nn.bias_add(linear(tf.cast(values[source], layer.compute_dtype)), bias)
 
-    def step(values: dict[str, Tensor]) -> Tensor:
-        x = tf.cast(values[source], layer.compute_dtype)
-        if isinstance(layer, keras.layers.Dense):
-            return tf.nn.bias_add(
-                tf.tensordot(x, kernel, 1) if x.shape.rank > 2 else x @ kernel, bias
-            )
-        x = tf.nn.conv2d(
-            x, kernel, layer.strides, layer.padding.upper(), dilations=layer.dilation_rate
+
+def _multiplying(kernel: Tensor) -> _Linear:
+    return lambda x: tf.tensordot(x, kernel, 1) if x.shape.rank > 2 else x @ kernel
+
+
+def _convolving(layer: keras.layers.Conv2D, kernel: Tensor) -> _Linear:
+    padding, rates = layer.padding.upper(), layer.dilation_rate
+    return lambda x: tf.nn.conv2d(x, kernel, layer.strides, padding, dilations=rates)
+
+
+def _sees_all(layer: keras.layers.Conv2D) -> bool:
+    """Whether every position of a convolution that keeps the map's size sees the whole map."""
+    return (
+        layer.padding == "same"
+        and tuple(layer.strides) == tuple(layer.dilation_rate) == (1, 1)
+        and all(
+            kernel % 2 == 1 and size is not None and size <= kernel // 2 + 1
+            for kernel, size in zip(layer.kernel_size, layer.input_shape[1:3], strict=True)
         )
-        return tf.nn.bias_add(x, bias)
+    )
 
-    return step
+
+def _seeing_all(layer: keras.layers.Conv2D, kernel: Tensor) -> _Linear:
+    """The convolution as a product with a (outputs, inputs) matrix.
+
+    The weight between two positions is the kernel at their distance, and every distance on
+    the map is in the kernel.
+    """
+    height, width, channels = layer.input_shape[1:]
+    top, left = layer.kernel_size[0] // 2, layer.kernel_size[1] // 2
+    seen = [
+        kernel[top - row : top - row + height, left - column : left - column + width]
+        for row in range(height)
+        for column in range(width)
+    ]  # (height, width, channels, filters) for each position of the output
+    inputs, outputs = height * width * channels, height * width * layer.filters
+    matrix = tf.reshape(tf.transpose(tf.stack(seen), (0, 4, 1, 2, 3)), (outputs, inputs))
+
+    def multiply(x: Tensor) -> Tensor:
+        # In this order neither pass has to transpose the matrix, only the images.
+        y = tf.matmul(matrix, tf.reshape(x, (-1, inputs)), transpose_b=True)
+        return tf.reshape(tf.transpose(y), (-1, height, width, layer.filters))
+
+    return multiply
 
 
 def _scaled(layer: keras.layers.BatchNormalization, source: str, relu: bool) -> _Step:
