@@ -14,11 +14,14 @@ the attacked images, or, for ``pgd20_evaluation``, the number of images that sur
   ``train_on_batch``, with tensorflow-model-optimization's pruning wrapper for the masks.
 
 All of them: SGD with momentum and weight decay, float32, attacks on the network in inference
-mode from the clean image.
+mode from the clean image. With ``dtype_policy="mixed_bfloat16"`` training steps of ``ours`` and
+``keras_cleverhans`` are under that policy, and ``torch_best`` trains under autocast and attacks
+a bfloat16 copy of its network; ``torch_published`` stays in float32.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import os
@@ -62,8 +65,8 @@ def attack_steps(case: str) -> tuple[int, float]:
 class Ours:
     """This package."""
 
-    def __init__(self, network, masks, batch: Batch):
-        self._batch = batch
+    def __init__(self, network, masks, batch: Batch, dtype_policy: str):
+        self._batch, self._policy = batch, dtype_policy
         self._masked = wrap(network)
         if masks is not None:
             self._masked.set_masks(masks)
@@ -89,6 +92,7 @@ class Ours:
             warmup_epochs=0,
             batch_size=len(self._batch.y),
             epochs=1,
+            dtype_policy=self._policy,
         ).train
         model = make_training_model(self._masked, config, 0)
         model.compile(optimizer=make_optimizer(config, steps=10**6))
@@ -114,16 +118,31 @@ class Ours:
         return lambda: float(evaluator(self._batch.x, self._batch.y).survived["pgd20"].sum())
 
 
+def in_float32(network: keras.Model) -> keras.Model:
+    """A network of the same weights whose layers all compute in float32."""
+    policies = {layer.dtype_policy.name for layer in network.layers}
+    if policies == {"float32"}:
+        return network
+
+    def rebuilt(layer):
+        return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
+
+    twin = keras.models.clone_model(network, clone_function=rebuilt)
+    twin.set_weights(network.get_weights())
+    return twin
+
+
 class Torch:
     """PyTorch, either way."""
 
-    def __init__(self, network, masks, batch: Batch, published: bool):
+    def __init__(self, network, masks, batch: Batch, published: bool, half: bool):
         import torch
         import torch_twin
 
         torch.set_num_threads(len(os.sched_getaffinity(0)))
-        self._torch, self._published = torch, published
+        self._torch, self._published, self._half = torch, published, half
         self._layout = torch.contiguous_format if published else torch.channels_last
+        network = in_float32(network)
         twin = torch_twin.build(network, symmetric_padding=True).to(memory_format=self._layout)
         self._twin = twin.requires_grad_(True)
         self._x = torch_twin.as_torch(batch.x).contiguous(memory_format=self._layout)
@@ -134,6 +153,9 @@ class Torch:
                 parameter.mul_(mask)
         self._start = {key: value.clone() for key, value in twin.state_dict().items()}
         self._case, self._optimizer = "", None
+        self._attacked = twin
+        if half:  # its weights are copied once a step: autocast would cast them at every call
+            self._attacked = copy.deepcopy(twin).to(torch.bfloat16).eval().requires_grad_(False)
 
     def run(self, case: str) -> float:
         """The case once."""
@@ -154,7 +176,8 @@ class Torch:
         x = self._attack(case)
         twin.train()
         self._optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(twin(x), self._y)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._half):
+            loss = torch.nn.functional.cross_entropy(twin(x).float(), self._y)
         loss.backward()
         for parameter, mask in self._masks:
             parameter.grad.mul_(mask)
@@ -171,9 +194,14 @@ class Torch:
         twin.eval()
         if not self._published:
             twin.requires_grad_(False)
+        if self._half and steps:
+            self._attacked.load_state_dict(twin.state_dict())
+            twin = self._attacked
+        dtype = torch.bfloat16 if self._half else torch.float32
         for _ in range(steps):
             x_adv = x_adv.detach().requires_grad_()
-            loss = torch.nn.functional.cross_entropy(twin(x_adv), self._y, reduction="sum")
+            logits = twin(x_adv.to(dtype)).float()
+            loss = torch.nn.functional.cross_entropy(logits, self._y, reduction="sum")
             if self._published:
                 loss.backward()
                 gradient = x_adv.grad
@@ -183,7 +211,7 @@ class Torch:
                 moved = x_adv + size * gradient.sign()
                 moved = torch.minimum(torch.maximum(moved, self._x - EPS), self._x + EPS)
                 x_adv = moved.clamp(0, 1)
-        twin.requires_grad_(True)
+        self._twin.requires_grad_(True)
         return x_adv.detach()
 
 
@@ -241,10 +269,12 @@ class KerasCleverhans:
         return float(model.train_on_batch(x, batch.y))
 
 
-def make_side(name: str, network: keras.Model, masks, batch: Batch):
-    """The side of that name, one of ``SIDES``."""
+def make_side(name: str, network: keras.Model, masks, batch: Batch, dtype_policy: str = "float32"):
+    """The side of that name, one of ``SIDES``; ``network`` is under ``dtype_policy``."""
+    half = dtype_policy != "float32"
     if name == "ours":
-        return Ours(network, masks, batch)
+        return Ours(network, masks, batch, dtype_policy)
     if name == "keras_cleverhans":
         return KerasCleverhans(network, masks, batch)
-    return Torch(network, masks, batch, published=name == "torch_published")
+    published = name == "torch_published"
+    return Torch(network, masks, batch, published, half and not published)

@@ -6,6 +6,8 @@
 Cases: a natural, an FGSM and a PGD-10 training step, and the PGD-20 evaluation of a batch;
 VGG-16, ResNet-18 and WideResNet-28-2 (``--models=wide_resnet-34-10`` is for accelerators),
 dense and with 80 % of the weights masked. Peers: see ``sides.py``; ``--peers`` chooses.
+``--dtype_policy=mixed_bfloat16`` measures training steps in half precision, ours and the peers'
+best, on processors that compute it (AVX-512 BF16, AMX); evaluation is in float32 always.
 
 Every side runs in a process of its own, which sleeps while another is timed. A round runs
 each case once on each side, one after the other, and the matrix product between them; what
@@ -47,8 +49,11 @@ from tf_lottery.models import forward_flops
 MODELS = ("vgg16", "resnet18", "wide_resnet-28-2")
 PEERS = sides.SIDES[1:]
 GEMM = ("ours", "torch_best")  # the sides whose library also multiplies matrices
+POLICIES = ("float32", "mixed_bfloat16")
 SPARSITIES = (0.0, 0.8)
 MEMORY = ("natural", "pgd10")  # cases
+SAME_SHARE = 0.02  # of what ours computed, that another side may differ by
+HALF_SHARE = 0.05  # in bfloat16
 # Strided convolutions pad another way in PyTorch, which makes another function of the same cost.
 STRIDED_SHARE = 0.15
 HERE = Path(__file__).parent
@@ -97,13 +102,22 @@ class Worker:
         return json.loads(line)
 
 
-def check_same(values: dict[str, float], case: str, batch_size: int, share: float = 0.02) -> None:
+def check_same(
+    values: dict[str, float], case: str, batch_size: int, share: float = SAME_SHARE
+) -> None:
     """Raises ``ValueError`` unless all sides computed what ours did, within ``share`` of it."""
     ours = values["ours"]
     allowed = share * batch_size + 0.5 if "eval" in case else share * abs(ours) + 1e-3
     for side, value in values.items():
         if abs(value - ours) > allowed:
             raise ValueError(f"{case}: {side} computed {value}, ours {ours}")
+
+
+def allowed_share(settings: dict) -> float:
+    """How far the sides may be apart."""
+    if settings["model"] != "vgg16":
+        return STRIDED_SHARE
+    return SAME_SHARE if settings["dtype_policy"] == "float32" else HALF_SHARE
 
 
 @dataclass
@@ -123,7 +137,7 @@ def measure(workers: dict[str, Worker], settings: dict, rounds: int, memory: boo
         {name: found["value"] for name, found in answers.items()},
         settings["case"],
         settings["batch_size"],
-        0.02 if settings["model"] == "vgg16" else STRIDED_SHARE,
+        allowed_share(settings),
     )
     measured = Measured(
         {name: found["seconds"] for name, found in answers.items()},
@@ -134,13 +148,18 @@ def measure(workers: dict[str, Worker], settings: dict, rounds: int, memory: boo
     for _ in range(rounds):
         for name in GEMM:
             if name in workers:
-                measured.gflops[name].append(workers[name].run(case="gemm")["gflops"])
+                measured.gflops[name].append(multiplied(workers[name], settings))
         for name, side in workers.items():
             found = side.run(**settings)
             measured.seconds[name].append(found["seconds"])
     if memory:
         measured.peaks = {name: fresh_peak(name, settings) for name in workers}
     return measured
+
+
+def multiplied(side: Worker, settings: dict) -> float:
+    """GFLOP/s of a matrix product in the precision of ``settings``."""
+    return side.run(case="gemm", dtype_policy=settings["dtype_policy"])["gflops"]
 
 
 def fresh_peak(side: str, settings: dict) -> float:
@@ -210,7 +229,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--models", type=names, default=MODELS, help=f"of {', '.join(worker.MODELS)}"
     )
-    parser.add_argument("--cases", type=names, default=sides.CASES)
+    parser.add_argument("--cases", type=names, help=",".join(sides.CASES))
     parser.add_argument(
         "--sparsities",
         type=lambda text: tuple(map(float, text.split(","))),
@@ -221,13 +240,17 @@ def parse_options() -> argparse.Namespace:
         "--memory", type=names, default=MEMORY, help=f"cases; {','.join(MEMORY)}; not with --quick"
     )
     parser.add_argument("--peers", type=names, default=PEERS)
+    parser.add_argument("--dtype_policy", choices=POLICIES, default=POLICIES[0])
     parser.add_argument("--rounds", type=int, help="5; with --quick 1")
     parser.add_argument("--batch_size", type=int, help="64; with --quick 4")
     parser.add_argument("-v", action="store_true", help="show what the libraries print")
     options = parser.parse_args()
+    # Whatever the policy of training, evaluation is in float32.
+    allowed = sides.CASES if options.dtype_policy == "float32" else sides.CASES[:-1]
+    options.cases = options.cases or allowed
     for flag, given, known in (
         ("models", options.models, worker.MODELS),
-        ("cases", options.cases, sides.CASES),
+        ("cases", options.cases, allowed),
         ("memory", options.memory, sides.CASES),
         ("peers", options.peers, PEERS),
     ):
@@ -246,7 +269,13 @@ def parse_options() -> argparse.Namespace:
 def cases_to_run(options: argparse.Namespace) -> list[dict]:
     """Settings of each measurement; the quick form masks the first model's PGD-10 step alone."""
     return [
-        {"case": case, "model": model, "sparsity": sparsity, "batch_size": options.batch_size}
+        {
+            "case": case,
+            "model": model,
+            "sparsity": sparsity,
+            "batch_size": options.batch_size,
+            "dtype_policy": options.dtype_policy,
+        }
         for model in options.models
         for sparsity in options.sparsities
         for case in options.cases

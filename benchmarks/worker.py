@@ -6,7 +6,7 @@ Reads a line of JSON from stdin, such as ``{"case": "pgd10", "model": "vgg16", "
 "batch_size": 64}``, runs the case once and answers in a line of JSON: ``seconds``, ``value``
 (what the side computed) and ``peak_mb``, the most memory that the process held meanwhile, in
 MiB above what it held before it had the network. ``{"case": "gemm"}`` multiplies two matrices
-and answers the GFLOP/s.
+and answers the GFLOP/s. ``"dtype_policy": "mixed_bfloat16"`` does either in half precision.
 """
 
 from __future__ import annotations
@@ -40,14 +40,15 @@ def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def build(label: str, sparsity: float):
+def build(label: str, sparsity: float, dtype_policy: str = "float32"):
     """A network, pruned at random in every layer alike, and its masks or ``None``."""
     from tf_lottery import pruning
     from tf_lottery.models import build_model
     from tf_lottery.pruning.masks import mask_weights, prunable_kernels
 
     arguments = dict(MODELS[label])
-    network = build_model(arguments.pop("name"), (32, 32, 3), 10, 0, **arguments)
+    name = arguments.pop("name")
+    network = build_model(name, (32, 32, 3), 10, 0, dtype_policy=dtype_policy, **arguments)
     if not sparsity:
         return network, None
     kernels = {name: kernel.numpy() for name, kernel in prunable_kernels(network).items()}
@@ -56,23 +57,23 @@ def build(label: str, sparsity: float):
     return network, masks
 
 
-def gemm(side: str):
+def gemm(side: str, dtype: str):
     """A function that multiplies two matrices and returns the GFLOP/s."""
     if side.startswith("torch"):
         import torch
 
-        a, b = (torch.rand(MATRIX, MATRIX) for _ in range(2))
+        a, b = (torch.rand(MATRIX, MATRIX, dtype=getattr(torch, dtype)) for _ in range(2))
 
         def multiply():
             return torch.mm(a, b)
     else:
         from tf_lottery.keras import tf
 
-        a, b = (tf.random.uniform((MATRIX, MATRIX)) for _ in range(2))
+        a, b = (tf.cast(tf.random.uniform((MATRIX, MATRIX)), dtype) for _ in range(2))
         function = tf.function(lambda a, b: tf.matmul(a, b))
 
         def multiply():
-            return function(a, b).numpy()
+            return function(a, b)[0, 0].numpy()  # waits for all of it
 
     multiply()
 
@@ -90,23 +91,32 @@ class Bench:
 
     def __init__(self, side: str):
         self._side, self._current = side, None
-        self._multiply = None
+        self._multiply: dict = {}
 
-    def run(self, case: str, model: str = "", sparsity: float = 0.0, batch_size: int = 0) -> dict:
+    def run(
+        self,
+        case: str,
+        model: str = "",
+        sparsity: float = 0.0,
+        batch_size: int = 0,
+        dtype_policy: str = "float32",
+    ) -> dict:
         """One answer."""
         if case == "gemm":
-            self._multiply = self._multiply or gemm(self._side)
-            return {"gflops": self._multiply()}
+            if dtype_policy not in self._multiply:
+                self._multiply[dtype_policy] = gemm(self._side, dtype_policy.removeprefix("mixed_"))
+            return {"gflops": self._multiply[dtype_policy]()}
         import sides
 
-        if self._current != (model, sparsity, batch_size):
+        settings = (model, sparsity, batch_size, dtype_policy)
+        if self._current != settings:
             self._made = None  # frees the other one
             gc.collect()
             self._before = memory_mb("VmRSS")
-            network, masks = build(model, sparsity)
+            network, masks = build(model, sparsity, dtype_policy)
             batch = sides.make_batch(network, batch_size)
-            self._made = sides.make_side(self._side, network, masks, batch)
-            self._current = (model, sparsity, batch_size)
+            self._made = sides.make_side(self._side, network, masks, batch, dtype_policy)
+            self._current = settings
             del network
             gc.collect()
         forget_peak()

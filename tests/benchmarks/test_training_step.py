@@ -9,7 +9,13 @@ from tf_lottery.models import forward_flops
 training_step = importlib.import_module("training_step")
 worker = importlib.import_module("worker")
 
-SETTINGS = {"case": "pgd10", "model": "wide_resnet-28-2", "sparsity": 0.0, "batch_size": 4}
+SETTINGS = {
+    "case": "pgd10",
+    "model": "wide_resnet-28-2",
+    "sparsity": 0.0,
+    "batch_size": 4,
+    "dtype_policy": "float32",
+}
 
 
 def measured():
