@@ -105,6 +105,55 @@ def test_values_by_hand():
     np.testing.assert_allclose(gradient[..., 1] / gradient[..., 0], [[[1.5]]])
 
 
+def one_convolution(size, kernel, **options):
+    """Maps of ``size`` through a convolution with ``kernel``, BatchNorm and ReLU."""
+    pixels = keras.Input((*size, 3))
+    x = keras.layers.Conv2D(5, kernel, **options, name="conv")(pixels)
+    x = keras.layers.ReLU()(keras.layers.BatchNormalization(name="bn")(x))
+    return shaken(keras.Model(pixels, keras.layers.Flatten()(x)))
+
+
+def convolutions_of(network, x):
+    """How many a forward pass of the frozen network has."""
+    graph = tf.function(lambda x: frozen_logits(network)(x)).get_concrete_function(x).graph
+    return sum(op.type == "Conv2D" for op in graph.get_operations())
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel"), [((2, 2), 3), ((1, 1), 3), ((1, 2), 3), ((2, 1), (3, 1)), ((3, 2), 5)]
+)
+def test_a_convolution_that_sees_the_whole_map_is_one_product(size, kernel):
+    network = one_convolution(size, kernel, padding="same", use_bias=False)
+    x = images((*size, 3))
+    assert convolutions_of(network, x) == 0
+    assert_same_function(network, x)
+
+
+@pytest.mark.parametrize(
+    ("size", "options"),
+    [
+        ((3, 2), {"padding": "same"}),
+        ((2, 3), {"padding": "same"}),
+        ((2, 2), {"padding": "same", "strides": 2}),
+        ((2, 2), {"padding": "same", "dilation_rate": 2}),
+        ((3, 3), {"padding": "valid"}),
+        ((None, None), {"padding": "same"}),
+    ],
+)
+def test_other_convolutions_stay(size, options):
+    if size[0] is None:  # Flatten wants a size
+        pixels = keras.Input((*size, 3))
+        x = keras.layers.Conv2D(5, 3, **options)(pixels)
+        x = keras.layers.BatchNormalization()(x)
+        network = shaken(keras.Model(pixels, keras.layers.GlobalAveragePooling2D()(x)))
+        size = (2, 2)
+    else:
+        network = one_convolution(size, 3, **options)
+    x = images((*size, 3))
+    assert convolutions_of(network, x) == 1
+    assert_same_function(network, x)
+
+
 def test_weights_are_read_when_it_is_made():
     network = shaken(build_model("convnet", SHAPE, 4, 0, width_multiplier=0.3))
     x = images()

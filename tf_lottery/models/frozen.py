@@ -191,13 +191,14 @@ def _seeing_all(layer: keras.layers.Conv2D, kernel: Tensor) -> _Linear:
     """
     height, width, channels = layer.input_shape[1:]
     top, left = layer.kernel_size[0] // 2, layer.kernel_size[1] // 2
+    kernel = tf.transpose(kernel, (3, 0, 1, 2))
     seen = [
-        kernel[top - row : top - row + height, left - column : left - column + width]
+        kernel[:, top - row : top - row + height, left - column : left - column + width]
         for row in range(height)
         for column in range(width)
-    ]  # (height, width, channels, filters) for each position of the output
-    inputs, outputs = height * width * channels, height * width * layer.filters
-    matrix = tf.reshape(tf.transpose(tf.stack(seen), (0, 4, 1, 2, 3)), (outputs, inputs))
+    ]  # (filters, height, width, channels) for each position of the output
+    inputs = height * width * channels
+    matrix = tf.reshape(tf.concat(seen, 0), (-1, inputs))
 
     def multiply(x: Tensor) -> Tensor:
         # In this order neither pass has to transpose the matrix, only the images.

@@ -106,10 +106,11 @@ class LotteryModel(keras.Model):
             scaled = self._scale(loss / self._replicas)
         gradients = self._unscale(tape.gradient(scaled, variables))
         decay = self.weight_decay / self._replicas
-        gradients = [
-            gradient + decay * variable if decay else gradient
-            for gradient, variable in zip(gradients, variables, strict=True)
-        ]
+        if decay:
+            gradients = [
+                _decayed(gradient, decay, variable)
+                for gradient, variable in zip(gradients, variables, strict=True)
+            ]
         gradients = [
             gradient if factor is None else gradient * factor
             for gradient, factor in zip(gradients, self._multipliers, strict=True)
@@ -166,6 +167,16 @@ class LotteryModel(keras.Model):
     def _unscale(self, gradients):
         unscaler = getattr(self.optimizer, "get_unscaled_gradients", None)
         return unscaler(gradients) if unscaler else gradients
+
+
+def _decayed(gradient, decay, variable):
+    """The gradient with weight decay.
+
+    Nothing else makes the product wait: all of them would be computed first of all, and held
+    while the step is at its peak of memory.
+    """
+    with tf.control_dependencies([gradient]):
+        return gradient + decay * variable
 
 
 def _correct(logits, y):
