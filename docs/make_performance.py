@@ -80,6 +80,41 @@ def steps() -> str:
     )  # fmt: skip
 
 
+def half() -> str:
+    """Steps in bfloat16: ours, over float32 and over the peers."""
+    whole = {
+        (row["model"], row["case"]): row["ours_seconds"]
+        for row in read("training_step")["rows"]
+        if not row["sparsity"]
+    }
+    groups: dict = {}
+    for row in read("training_step_bfloat16")["rows"]:
+        groups.setdefault((row["model"], row["case"]), {})[row["peer"]] = row
+    rows = []
+    for (model, case), peers in groups.items():
+        one = next(iter(peers.values()))
+        rows.append(
+            [
+                model,
+                CASES[case],
+                f"{one['ours_seconds']:.2f}",
+                f"{one['ours_seconds'] / whole[model, case]:.2f}",
+                *(f"{peers[name]['ratio']:.2f}" for name in PEERS),
+                f"{one['gemm_fraction']:.2f}",
+                _mb(one["ours_peak_mb"]),
+                _mb(peers[PEERS[0]]["peer_peak_mb"]),
+            ]
+        )
+    return table(
+        [
+            "network", "what", "seconds", "over float32", "over PyTorch at its best, bfloat16",
+            "over PyTorch as published, float32", "over Keras with cleverhans, bfloat16",
+            "share of bfloat16's matrix-product peak", "MiB", "MiB, PyTorch at its best",
+        ],
+        rows,
+    )  # fmt: skip
+
+
 def start_up() -> str:
     """Seconds until a side's libraries are there, and until its first PGD-10 step has compiled."""
     document = read("training_step")
@@ -188,7 +223,8 @@ def _ratio(row: dict) -> str:
 TABLES = {
     maker.__name__: maker
     for maker in (
-        machine, steps, start_up, masks, pipeline, folding, attack_steps, operations, quickstart,
+        machine, steps, half, start_up, masks, pipeline, folding, attack_steps, operations,
+        quickstart,
     )
 }  # fmt: skip
 
