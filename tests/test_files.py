@@ -1,6 +1,8 @@
 """Files written whole, and disk errors as one line."""
 
 import errno
+import os
+import shutil
 
 import pytest
 
@@ -33,6 +35,13 @@ def test_a_failing_disk_is_named_only_for_its_own_files(tmp_path, number):
         fail(number, mine)
     with pytest.raises(OSError, match="as the system says"), files.disk_errors("store", tmp_path):
         fail(number, "/elsewhere/y")
+
+
+def test_a_tree_that_could_not_be_copied(tmp_path):
+    """As ``shutil.copytree`` says it: no number, words alone."""
+    why = f"[Errno {errno.EIO}] {os.strerror(errno.EIO)}"
+    with pytest.raises(StoreError, match="cannot be written"), files.disk_errors("store", tmp_path):
+        raise shutil.Error([("/from", str(tmp_path / "to"), why)])
 
 
 def test_a_new_directory_appears_whole_or_not_at_all(tmp_path):

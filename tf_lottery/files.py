@@ -121,6 +121,16 @@ def make_directory(flag: str, root: str | os.PathLike) -> None:
         ) from None
 
 
+_BROKEN = (errno.EIO, errno.EROFS, errno.EACCES)
+
+
+def _number(error: Exception) -> int | None:
+    """The operating system's number of an error; ``None`` if it has none."""
+    if isinstance(error, shutil.Error):  # of a copied tree: it keeps the words alone
+        return next((n for n in _BROKEN if os.strerror(n) in str(error)), None)
+    return getattr(error, "errno", None)
+
+
 @contextlib.contextmanager
 def disk_errors(flag: str, root: str | os.PathLike) -> Iterator[None]:
     """Turns the errors of a full or failing disk, TensorFlow's too, into a ``StoreError``.
@@ -134,7 +144,7 @@ def disk_errors(flag: str, root: str | os.PathLike) -> Iterator[None]:
     except StoreError:
         raise
     except Exception as error:
-        number = getattr(error, "errno", None)
+        number = _number(error)
         full = ("No space left on device", "Disk quota exceeded", "File too large")
         if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(
             words in str(error) for words in full
@@ -144,7 +154,7 @@ def disk_errors(flag: str, root: str | os.PathLike) -> Iterator[None]:
             ) from error
         # A file elsewhere that may not be read is another matter, for another message.
         ours = str(getattr(error, "filename", None) or root).startswith(str(root))
-        if ours and number in (errno.EIO, errno.EROFS, errno.EACCES):
+        if ours and number in _BROKEN:
             reason = os.strerror(number)
             raise StoreError(
                 f"--{flag}: {root} cannot be written ({reason}); put that right or free its "
