@@ -118,20 +118,6 @@ class Ours:
         return lambda: float(evaluator(self._batch.x, self._batch.y).survived["pgd20"].sum())
 
 
-def in_float32(network: keras.Model) -> keras.Model:
-    """A network of the same weights whose layers all compute in float32."""
-    policies = {layer.dtype_policy.name for layer in network.layers}
-    if policies == {"float32"}:
-        return network
-
-    def rebuilt(layer):
-        return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
-
-    twin = keras.models.clone_model(network, clone_function=rebuilt)
-    twin.set_weights(network.get_weights())
-    return twin
-
-
 class Torch:
     """PyTorch, either way."""
 
@@ -142,7 +128,6 @@ class Torch:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         self._torch, self._published, self._half = torch, published, half
         self._layout = torch.contiguous_format if published else torch.channels_last
-        network = in_float32(network)
         twin = torch_twin.build(network, symmetric_padding=True).to(memory_format=self._layout)
         self._twin = twin.requires_grad_(True)
         self._x = torch_twin.as_torch(batch.x).contiguous(memory_format=self._layout)
@@ -269,8 +254,16 @@ class KerasCleverhans:
         return float(model.train_on_batch(x, batch.y))
 
 
+def network_policy(name: str, dtype_policy: str) -> str:
+    """Of the network that a side is made from: PyTorch's casts what it needs itself."""
+    return "float32" if name.startswith("torch") else dtype_policy
+
+
 def make_side(name: str, network: keras.Model, masks, batch: Batch, dtype_policy: str = "float32"):
-    """The side of that name, one of ``SIDES``; ``network`` is under ``dtype_policy``."""
+    """The side of that name, one of ``SIDES``.
+
+    ``network`` is under ``network_policy(name, dtype_policy)``.
+    """
     half = dtype_policy != "float32"
     if name == "ours":
         return Ours(network, masks, batch, dtype_policy)

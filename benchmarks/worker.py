@@ -113,7 +113,8 @@ class Bench:
             self._made = None  # frees the other one
             gc.collect()
             self._before = memory_mb("VmRSS")
-            network, masks = build(model, sparsity, dtype_policy)
+            policy = sides.network_policy(self._side, dtype_policy)
+            network, masks = build(model, sparsity, policy)
             batch = sides.make_batch(network, batch_size)
             self._made = sides.make_side(self._side, network, masks, batch, dtype_policy)
             self._current = settings

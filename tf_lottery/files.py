@@ -121,14 +121,15 @@ def make_directory(flag: str, root: str | os.PathLike) -> None:
         ) from None
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BROKEN = (errno.EIO, errno.EROFS, errno.EACCES)
 
 
 def _number(error: Exception) -> int | None:
-    """The operating system's number of an error; ``None`` if it has none."""
-    if isinstance(error, shutil.Error):  # of a copied tree: it keeps the words alone
-        return next((n for n in _BROKEN if os.strerror(n) in str(error)), None)
-    return getattr(error, "errno", None)
+    """The operating system's number of an error, by its words where a library kept those alone."""
+    copied = isinstance(error, shutil.Error)  # a tree
+    told = (n for n in (*_FULL, *(_BROKEN if copied else ())) if os.strerror(n) in str(error))
+    return next(told, getattr(error, "errno", None))
 
 
 @contextlib.contextmanager
@@ -145,10 +146,7 @@ def disk_errors(flag: str, root: str | os.PathLike) -> Iterator[None]:
         raise
     except Exception as error:
         number = _number(error)
-        full = ("No space left on device", "Disk quota exceeded", "File too large")
-        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(
-            words in str(error) for words in full
-        ):
+        if number in _FULL:
             raise StoreError(
                 f"--{flag}: no space left under {root}; free some and run the same command again"
             ) from error

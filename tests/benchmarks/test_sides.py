@@ -72,7 +72,8 @@ def test_half_precision_computes_nearly_the_same(peer):
         pytest.skip("no torch: see the extra bench in setup.cfg")
     policy, found = "mixed_bfloat16", {}
     for side_name in ("ours", peer):
-        network, _ = network_and_masks("convnet", 0.0, policy)
+        made_in = sides.network_policy(side_name, policy)
+        network, _ = network_and_masks("convnet", 0.0, made_in)
         batch = sides.make_batch(network, 12)
         side = sides.make_side(side_name, network, None, batch, policy)
         found[side_name] = [side.run("pgd10") for _ in range(2)]
