@@ -105,10 +105,10 @@ def test_values_by_hand():
     np.testing.assert_allclose(gradient[..., 1] / gradient[..., 0], [[[1.5]]])
 
 
-def one_convolution(size, kernel, **options):
+def one_convolution(size, kernel, channels=3, filters=5, **options):
     """Maps of ``size`` through a convolution with ``kernel``, BatchNorm and ReLU."""
-    pixels = keras.Input((*size, 3))
-    x = keras.layers.Conv2D(5, kernel, **options, name="conv")(pixels)
+    pixels = keras.Input((*size, channels))
+    x = keras.layers.Conv2D(filters, kernel, **options, name="conv")(pixels)
     x = keras.layers.ReLU()(keras.layers.BatchNormalization(name="bn")(x))
     return shaken(keras.Model(pixels, keras.layers.Flatten()(x)))
 
@@ -152,6 +152,62 @@ def test_other_convolutions_stay(size, options):
     x = images((*size, 3))
     assert convolutions_of(network, x) == 1
     assert_same_function(network, x)
+
+
+@pytest.mark.parametrize("size", [(4, 4), (8, 8), (3, 3), (6, 8), (7, 4)])
+def test_a_wide_convolution_on_a_small_map_takes_fewer_products(size):
+    network = one_convolution(size, 3, 96, 100, padding="same", use_bias=True)
+    x = images((*size, 96))
+    assert convolutions_of(network, x) == 0
+    assert_same_function(network, x)
+
+
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_a_convolution_that_no_batch_norm_follows_takes_fewer_products_too(use_bias):
+    pixels = keras.Input((4, 4, 96))
+    x = keras.layers.Conv2D(96, 3, padding="same", use_bias=use_bias)(pixels)
+    x = keras.layers.Add()([x, pixels])
+    network = shaken(keras.Model(pixels, keras.layers.Flatten()(x)))
+    x = images((4, 4, 96))
+    assert convolutions_of(network, x) == 0
+    assert_same_function(network, x)
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "options"),
+    [
+        ((8, 8), 95, {"padding": "same"}),
+        ((8, 9), 96, {"padding": "same"}),
+        ((5, 5), 96, {"padding": "same"}),  # four tiles for little more than one
+        ((8, 8), 96, {"padding": "valid"}),
+        ((8, 8), 96, {"padding": "same", "strides": 2}),
+        ((8, 8), 96, {"padding": "same", "dilation_rate": 2}),
+        ((8, 8), 96, {"padding": "same", "dtype": "mixed_bfloat16"}),
+    ],
+)
+def test_where_fewer_products_do_not_pay_the_convolution_stays(size, channels, options):
+    network = one_convolution(size, 3, channels, 96, **options)
+    assert convolutions_of(network, images((*size, channels))) == 1
+
+
+def test_accelerators_keep_their_convolutions(monkeypatch):
+    network = one_convolution((8, 8), 3, 96, 96, padding="same")
+    devices = [
+        tf.config.LogicalDevice("/device:CPU:0", "CPU"),
+        tf.config.LogicalDevice("/device:GPU:0", "GPU"),
+    ]
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda: devices)
+    assert convolutions_of(network, images((8, 8, 96))) == 1
+
+
+@pytest.mark.parametrize("name", ["vgg", "resnet18", "wide_resnet"])
+def test_networks_of_full_width_are_the_same_function(name):
+    options = {"wide_resnet": {"depth": 10, "width": 2}, "vgg": {"depth": 11}}.get(name, {})
+    network = build_model(name, (32, 32, 3), 10, 0, **options)
+    kept = sum(isinstance(layer, keras.layers.Conv2D) for layer in network.layers)
+    x = images((32, 32, 3), 2)
+    assert 0 < convolutions_of(network, x) < kept
+    assert_same_function(network, x, tolerance=1e-4)
 
 
 def test_weights_are_read_when_it_is_made():
