@@ -161,16 +161,24 @@ def _scale_and_shift(layer: keras.layers.BatchNormalization) -> tuple[Tensor, Te
 
 
 def _folded(layer, batch_norm: keras.layers.BatchNormalization | None, source: str) -> _Step:
-    # In float32, whatever the layer computes in: its rounding comes last.
-    scale, shift = (1.0, 0.0) if batch_norm is None else _scale_and_shift(batch_norm)
-    kernel = tf.cast(layer.kernel * scale, layer.compute_dtype)
-    bias = shift if layer.bias is None else layer.bias * scale + shift
-    bias = tf.cast(tf.broadcast_to(bias, kernel.shape[-1:]), layer.compute_dtype)
+    kernel, bias = layer.kernel, layer.bias
+    if batch_norm is not None:
+        scale, shift = _scale_and_shift(batch_norm)
+        kernel = kernel * scale
+        bias = shift if bias is None else bias * scale + shift
+    # Until here in float32, whatever the layer computes in: its rounding comes last.
+    kernel = tf.cast(kernel, layer.compute_dtype)
+    bias = None if bias is None else tf.cast(bias, layer.compute_dtype)
     if isinstance(layer, keras.layers.Conv2D):
         linear = _convolution(layer, kernel)
     else:
         linear = _multiplying(kernel)
-    return lambda values: tf.nn.bias_add(linear(tf.cast(values[source], layer.compute_dtype)), bias)
+
+    def step(values: dict[str, Tensor]) -> Tensor:
+        y = linear(tf.cast(values[source], layer.compute_dtype))
+        return y if bias is None else tf.nn.bias_add(y, bias)
+
+    return step
 
 
 def _multiplying(kernel: Tensor) -> _Linear:

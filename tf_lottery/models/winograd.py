@@ -18,10 +18,10 @@ import numpy as np
 from tf_lottery.keras import tf
 from tf_lottery.types import Tensor
 
-TILE = 4  # outputs of a tile, in each direction
-_POINTS = TILE + 2  # inputs, and products
+_TILE = 4  # outputs of a tile, in each direction
+_POINTS = _TILE + 2  # inputs, and products
 
-# Equation 21 and those before it in the reference, with the points 0, 1, -1, 2, -2, infinity.
+# Of F(4, 3) in the reference, with the points 0, 1, -1, 2, -2 and infinity.
 _INPUT = np.array(
     [
         [4, 0, -5, 0, 1, 0],
@@ -80,7 +80,7 @@ def winograd_convolution(kernel: Tensor, height: int, width: int) -> Callable[[T
 
 
 def _tiles(size: int) -> int:
-    return -(-size // TILE)
+    return -(-size // _TILE)
 
 
 def _matrices(height: int, width: int, dtype: tf.DType) -> tuple[Tensor, Tensor]:
@@ -102,10 +102,10 @@ def _one_axis(size: int) -> tuple[np.ndarray, np.ndarray]:
     outputs of the last tile beyond it are left out.
     """
     tiles = _tiles(size)
-    into = np.zeros((_POINTS, tiles, tiles * TILE + 2))
-    out_of = np.zeros((tiles * TILE, _POINTS, tiles))
+    into = np.zeros((_POINTS, tiles, tiles * _TILE + 2))
+    out_of = np.zeros((tiles * _TILE, _POINTS, tiles))
     for tile in range(tiles):
-        begin = tile * TILE
+        begin = tile * _TILE
         into[:, tile, begin : begin + _POINTS] = _INPUT
-        out_of[begin : begin + TILE, :, tile] = _OUTPUT
+        out_of[begin : begin + _TILE, :, tile] = _OUTPUT
     return into[..., 1 : size + 1], out_of[:size]
