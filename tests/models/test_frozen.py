@@ -106,10 +106,13 @@ def test_values_by_hand():
 
 
 def one_convolution(size, kernel, channels=3, filters=5, **options):
-    """Maps of ``size`` through a convolution with ``kernel``, BatchNorm and ReLU."""
+    """Maps of ``size`` through a convolution with ``kernel`` and BatchNorm.
+
+    No ReLU: a unit so near 0 that rounding decides its sign would decide the gradient.
+    """
     pixels = keras.Input((*size, channels))
     x = keras.layers.Conv2D(filters, kernel, **options, name="conv")(pixels)
-    x = keras.layers.ReLU()(keras.layers.BatchNormalization(name="bn")(x))
+    x = keras.layers.BatchNormalization(name="bn")(x)
     return shaken(keras.Model(pixels, keras.layers.Flatten()(x)))
 
 
@@ -154,7 +157,7 @@ def test_other_convolutions_stay(size, options):
     assert_same_function(network, x)
 
 
-@pytest.mark.parametrize("size", [(4, 4), (8, 8), (3, 3), (6, 8), (7, 4)])
+@pytest.mark.parametrize("size", [(2, 2), (2, 4), (4, 4), (8, 8), (3, 3), (6, 8), (7, 4)])
 def test_a_wide_convolution_on_a_small_map_takes_fewer_products(size):
     network = one_convolution(size, 3, 96, 100, padding="same", use_bias=True)
     x = images((*size, 96))

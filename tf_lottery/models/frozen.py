@@ -6,11 +6,11 @@ step. What does not depend on the pixels is computed once, when the function is 
 - BatchNorm right behind a convolution or dense layer is folded into its kernel and bias
   (``k * gamma / sqrt(var + eps)``, ``beta + (b - mean) * gamma / sqrt(var + eps)``): exact in
   inference mode, and an operation less to run through forward and backward;
-- a convolution on maps so small that each of its positions sees them whole (3 x 3 on 2 x 2,
-  the last block of VGG-16 on CIFAR-10) becomes the product with one matrix: what padding
-  adds is not computed, and kernels are not laid out anew at every call;
-- other 3 x 3 convolutions of many channels on maps of at most 8 x 8 take a quarter of the
-  products on a CPU, in float32 (see ``winograd``);
+- 3 x 3 convolutions of many channels on maps of at most 8 x 8 take a quarter of the products
+  on a CPU, in float32 (see ``winograd``);
+- another convolution on maps so small that each of its positions sees them whole (3 x 3 on
+  2 x 2, the last block of VGG-16 on CIFAR-10) becomes the product with one matrix: what
+  padding adds is not computed, and kernels are not laid out anew at every call;
 - any other BatchNorm becomes a scale and a shift per channel, whose input gradient is one
   product. The library's gradient of BatchNorm sums up those of gamma and beta too, which an
   attack has no use for.
@@ -186,10 +186,10 @@ def _multiplying(kernel: Tensor) -> _Linear:
 
 
 def _convolution(layer: keras.layers.Conv2D, kernel: Tensor) -> _Linear:
-    if _sees_all(layer):
-        return _seeing_all(layer, kernel)
     if _has_few_products(layer):
         return winograd_convolution(kernel, *layer.input_shape[1:3])
+    if _sees_all(layer):
+        return _seeing_all(layer, kernel)
     return _convolving(layer, kernel)
 
 

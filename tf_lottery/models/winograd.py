@@ -6,11 +6,16 @@ products instead of twelve, 36 instead of 144 in two dimensions. A map is cut in
 becomes three matrix products: inputs of the tiles, the 36 products over the channels, outputs.
 Exact in real numbers; in float32 some ten times the rounding of a direct convolution.
 
+On a side of two positions, padded with zeros, two outputs need three products (Karatsuba's):
+``t1 (x0 + x1)``, ``(t2 - t1) x1`` and ``(t0 - t1) x0`` for the taps ``t``.
+
 Reference: Lavin and Gray 2015, arXiv 1509.09308.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -46,17 +51,37 @@ _OUTPUT = np.array(
     [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
 )
 
+# Two positions between zeros.
+_PAIR_INPUT = np.array([[1, 1], [0, 1], [1, 0]])
+_PAIR_KERNEL = np.array([[0, 1, 0], [0, -1, 1], [1, -1, 0]])
+_PAIR_OUTPUT = np.array([[1, 1, 0], [1, 0, 1]])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Axis:
+    """One direction of a map: ``out_of @ ((into @ x) * (kernel @ taps))``, tile by tile."""
+
+    into: np.ndarray  # (points, tiles, size)
+    kernel: np.ndarray  # (points, 3)
+    out_of: np.ndarray  # (size, points, tiles)
+
+    @property
+    def products(self) -> int:
+        return math.prod(self.into.shape[:2])
+
 
 def share_of_products(height: int, width: int) -> float:
     """Products of :func:`winograd_convolution` over those of a direct convolution."""
-    return (_POINTS / 3) ** 2 * _tiles(height) * _tiles(width) / (height * width)
+    products = _one_axis(height).products * _one_axis(width).products
+    return products / (9 * height * width)
 
 
 def winograd_convolution(kernel: Tensor, height: int, width: int) -> Callable[[Tensor], Tensor]:
     """What ``tf.nn.conv2d(images, kernel, 1, "SAME")`` computes, for maps of one size.
 
     Args:
-      kernel: float (3, 3, channels, filters). It is transformed, once, to 4 times its size.
+      kernel: float (3, 3, channels, filters). It is transformed, once, to 4 times its size; to
+        the same size where maps are 2 x 2.
       height: of the maps.
       width: of the maps.
 
@@ -64,9 +89,15 @@ def winograd_convolution(kernel: Tensor, height: int, width: int) -> Callable[[T
       (batch, height, width, channels) -> (batch, height, width, filters).
     """
     channels, filters = kernel.shape[2:]
-    points = _POINTS**2
-    into, out_of = _matrices(height, width, kernel.dtype)
-    spread = tf.constant(np.kron(_KERNEL, _KERNEL), kernel.dtype)
+    rows, columns = _one_axis(height), _one_axis(width)
+    points = len(rows.kernel) * len(columns.kernel)
+    # Positions -> points of tiles, and back; points come first, tiles second.
+    into = np.einsum("pth,quw->pqtuhw", rows.into, columns.into).reshape(-1, height * width)
+    out_of = np.einsum("hpt,wqu->hwpqtu", rows.out_of, columns.out_of).reshape(height * width, -1)
+    into, out_of, spread = (
+        tf.constant(matrix, kernel.dtype)
+        for matrix in (into, out_of, np.kron(rows.kernel, columns.kernel))
+    )
     kernels = tf.reshape(spread @ tf.reshape(kernel, (9, -1)), (points, channels, filters))
 
     def convolve(x: Tensor) -> Tensor:
@@ -79,33 +110,19 @@ def winograd_convolution(kernel: Tensor, height: int, width: int) -> Callable[[T
     return convolve
 
 
-def _tiles(size: int) -> int:
-    return -(-size // _TILE)
-
-
-def _matrices(height: int, width: int, dtype: tf.DType) -> tuple[Tensor, Tensor]:
-    """Positions -> points of tiles, and back; points come first, tiles second."""
-    (rows_in, rows_out), (columns_in, columns_out) = _one_axis(height), _one_axis(width)
-    into = np.einsum("pth,quw->pqtuhw", rows_in, columns_in)
-    out_of = np.einsum("hpt,wqu->hwpqtu", rows_out, columns_out)
-    positions = height * width
-    return (
-        tf.constant(into.reshape(-1, positions), dtype),
-        tf.constant(out_of.reshape(positions, -1), dtype),
-    )
-
-
-def _one_axis(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """(points, tiles, size) and (size, points, tiles).
+def _one_axis(size: int) -> _Axis:
+    """Of maps of ``size`` positions in a direction.
 
     Tiles begin one position before their outputs. What lies outside of the map is 0, and
     outputs of the last tile beyond it are left out.
     """
-    tiles = _tiles(size)
+    if size == 2:
+        return _Axis(_PAIR_INPUT[:, None], _PAIR_KERNEL, _PAIR_OUTPUT[:, :, None])
+    tiles = -(-size // _TILE)
     into = np.zeros((_POINTS, tiles, tiles * _TILE + 2))
     out_of = np.zeros((tiles * _TILE, _POINTS, tiles))
     for tile in range(tiles):
         begin = tile * _TILE
         into[:, tile, begin : begin + _POINTS] = _INPUT
         out_of[begin : begin + _TILE, :, tile] = _OUTPUT
-    return into[..., 1 : size + 1], out_of[:size]
+    return _Axis(into[..., 1 : size + 1], _KERNEL, out_of[:size])
