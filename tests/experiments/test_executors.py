@@ -330,10 +330,13 @@ def test_jobs_below_one(run, jobs):
 
 
 def driver(function, root):
+    """A process that calls a function of ``toys``."""
     here = Path(toys.__file__).parent
+    # Shells start what runs in their background with SIGINT ignored, and children inherit that.
+    begin = "import signal, sys, toys; signal.signal(signal.SIGINT, signal.default_int_handler)"
     path = os.pathsep.join([str(here), str(here.parents[1])])
     return subprocess.Popen(
-        [sys.executable, "-c", f"import sys, toys; toys.{function}(sys.argv[1])", str(root)],
+        [sys.executable, "-c", f"{begin}; toys.{function}(sys.argv[1])", str(root)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
