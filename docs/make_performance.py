@@ -52,7 +52,7 @@ def machine() -> str:
 def steps() -> str:
     """A row a model, case and sparsity, with the ratio to each peer."""
     groups: dict = {}
-    for row in read("training_step")["rows"]:
+    for row in read("training_step")["rows"] + read("training_step_masked")["rows"]:
         groups.setdefault((row["model"], row["sparsity"], row["case"]), {})[row["peer"]] = row
     rows = []
     for (model, sparsity, case), peers in groups.items():
