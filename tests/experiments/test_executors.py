@@ -332,16 +332,16 @@ def test_jobs_below_one(run, jobs):
 def driver(function, root):
     """A process that calls a function of ``toys``."""
     here = Path(toys.__file__).parent
-    # Shells start what runs in their background with SIGINT ignored, and children inherit that.
-    begin = "import signal, sys, toys; signal.signal(signal.SIGINT, signal.default_int_handler)"
     path = os.pathsep.join([str(here), str(here.parents[1])])
     return subprocess.Popen(
-        [sys.executable, "-c", f"{begin}; toys.{function}(sys.argv[1])", str(root)],
+        [sys.executable, "-c", f"import sys, toys; toys.{function}(sys.argv[1])", str(root)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": path},
         start_new_session=True,  # a process group, as a terminal makes one
+        # Whoever runs these tests in the background ignores Ctrl-C; this process does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
