@@ -1,4 +1,4 @@
-"""A network and a data set so small that a training step takes milliseconds."""
+"""What tests of many files take: an empty directory, a network and data of milliseconds."""
 
 import os
 
@@ -58,3 +58,12 @@ def tiny_data():
         parts[f"{part}_index"] = np.arange(count, dtype=np.int64)
     names = tuple(f"class {i}" for i in range(CLASSES))
     return ImageData(name="tiny", class_names=names, mean=(0.5,), std=(0.25,), **parts)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The test runs in an empty directory of its own."""
+    work = tmp_path / "here"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    return work

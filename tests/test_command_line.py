@@ -2,53 +2,14 @@
 
 import errno
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
+from command_line import TINY, complaint, run_apart
 
-from tf_lottery import files, weights
 from tf_lottery.main import main
 
-TINY = [
-    "--width_multiplier=0.05",
-    "--train_examples=64",
-    "--validation_examples=20",
-    "--test_examples=10",
-    "--batch_size=16",
-    "--epochs=1",
-    "--objective=natural",
-    "--search_objective=natural",
-    "--attacks=",
-    "--compare=dense",
-]
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """Every test runs in an empty directory of its own."""
-    work = tmp_path / "here"
-    work.mkdir()
-    monkeypatch.chdir(work)
-    return work
-
-
-def complaint(capsys, code, arguments):
-    """The one line that a failing command line leaves on stderr."""
-    capsys.readouterr()
-    assert main(arguments) == code
-    text = capsys.readouterr().err
-    lines = text.splitlines()
-    assert len(lines) == 1, text
-    assert lines[0].startswith("tf_lottery: ")
-    assert "Traceback" not in text
-    assert "unexpected" not in text
-    return lines[0]
-
+pytestmark = pytest.mark.usefixtures("folder")
 
 USAGE = [
     (["--mode=walk"], "--mode", "walk", "plan"),
@@ -171,65 +132,6 @@ def test_a_work_directory_that_is_a_file(capsys, folder):
     assert "--workdir" in complaint(capsys, 1, ["--workdir=w"])
 
 
-def test_no_space_left(capsys, monkeypatch, folder):
-    def full(path, content):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(files, "write_atomically", full)
-    line = complaint(capsys, 1, [*TINY, "--workdir=w"])
-    assert "no space left" in line
-    assert not (folder / "w" / "results.json").exists()
-    assert not list((folder / "w").rglob("manifest.json"))
-
-
-def run_apart(arguments):
-    """The command line in a process of its own, as a user starts it."""
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
-    return subprocess.run(
-        [sys.executable, "-m", "tf_lottery.main", *arguments],
-        capture_output=True,
-        text=True,
-        env=environment,
-    )
-
-
-@pytest.mark.parametrize("size", ["16k", "200k"])
-def test_a_full_work_directory(folder, size):
-    # 16k is full at the first weights, 200k while TensorFlow itself writes.
-    mount = folder / "small"
-    mount.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(mount)], capture_output=True
-    )
-    if made.returncode:
-        pytest.skip("no right to mount")
-    try:
-        done = run_apart([*TINY, "--width_multiplier=0.2", f"--workdir={mount}/w"])
-        assert done.returncode == 1
-        lines = done.stderr.splitlines()
-        assert len(lines) == 1, done.stderr
-        assert "space" in lines[0]
-        assert "unexpected" not in lines[0]
-        assert not (mount / "w" / "results.json").exists()
-    finally:
-        subprocess.run(["umount", str(mount)], check=True)
-
-
-def test_a_full_disk_when_the_results_are_written(capsys, monkeypatch, folder):
-    assert main([*TINY, "--workdir=w"]) == 0
-    (folder / "w" / "results.json").unlink()
-    from tf_lottery.reporting import json_document
-
-    def full(path, content):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(json_document, "write_atomically", full)
-    line = complaint(capsys, 1, [*TINY, "--workdir=w"])
-    assert "space" in line
-    assert not (folder / "w" / "results.json").exists()
-
-
 def test_results_of_other_settings(capsys, folder):
     assert main([*TINY, "--workdir=w"]) == 0
     before = (folder / "w" / "results.json").read_bytes()
@@ -242,128 +144,6 @@ def test_results_of_other_settings(capsys, folder):
     (folder / "w" / "results.json").write_text("{")
     assert "results.json" in complaint(capsys, 1, [*TINY, "--workdir=w"])
     assert (folder / "w" / "results.json").read_text() == "{"
-
-
-# Tickets ----------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def ticket(tmp_path_factory):
-    """A saved ticket of the tiny digits network, with random masks."""
-    from tf_lottery.config import ModelConfig
-    from tf_lottery.pruning.masks import prunable_kernels
-    from tf_lottery.tickets import NetworkSpec, Ticket
-
-    spec = NetworkSpec(ModelConfig("convnet", width_multiplier=0.05), (8, 8, 1), 10)
-    network = spec.build(3)
-    rng = np.random.default_rng(0)
-    masks = {
-        name: rng.random(tuple(kernel.shape)) < 0.5
-        for name, kernel in prunable_kernels(network).items()
-    }
-    digest = weights.digest(weights.get_weights(network))
-    made = Ticket(spec, "digits", 3, digest, masks)
-    return made.save(tmp_path_factory.mktemp("ticket") / "t")
-
-
-@pytest.fixture
-def copied(ticket, folder):
-    shutil.copytree(ticket, folder.parent / "ticket")
-    return folder.parent / "ticket"
-
-
-NO_NORMALIZE = "--nonormalize"
-
-
-def test_a_good_ticket_is_inspected(capsys, copied):
-    assert main(["--mode=inspect", f"--ticket={copied}"]) == 0
-    text = capsys.readouterr().out
-    assert "conv1" in text
-    assert "density" in text
-
-
-def test_a_ticket_for_another_architecture(capsys, folder, copied):
-    arguments = [*TINY, NO_NORMALIZE, "--compare=dense,boosting", "--width_multiplier=0.1"]
-    line = complaint(capsys, 1, [*arguments, f"--ticket={copied}", "--workdir=w"])
-    assert "--ticket" in line
-    assert "convnet-w0.05" in line
-    assert "convnet-w0.1" in line
-    # Told before anything is trained.
-    assert list(folder.iterdir()) == []
-
-
-def damage_flip(path):
-    content = bytearray((path / "masks.npz").read_bytes())
-    content[len(content) // 2] ^= 1
-    (path / "masks.npz").write_bytes(content)
-
-
-def damage_flip_json(path):
-    text = (path / "ticket.json").read_text()
-    (path / "ticket.json").write_text(text.replace('"seed": 3', '"seed": 2', 1))
-
-
-def damage_truncate(path):
-    content = (path / "masks.npz").read_bytes()
-    (path / "masks.npz").write_bytes(content[: len(content) // 2])
-
-
-def damage_truncate_json(path):
-    text = (path / "ticket.json").read_text()
-    (path / "ticket.json").write_text(text[: len(text) // 2])
-
-
-def damage_newer(path):
-    document = json.loads((path / "ticket.json").read_text())
-    document |= {"format": 99, "package_version": "99.0"}
-    (path / "ticket.json").write_text(json.dumps(document))
-
-
-def damage_missing(path):
-    (path / "masks.npz").unlink()
-
-
-DAMAGES = [
-    (damage_flip, "damaged"),
-    (damage_flip_json, "damaged"),
-    (damage_truncate, "damaged"),
-    (damage_truncate_json, "damaged"),
-    (damage_newer, "99.0"),
-    (damage_missing, "masks.npz"),
-]
-
-
-@pytest.mark.parametrize("mode", ["run", "plan", "inspect", "evaluate", "export"])
-@pytest.mark.parametrize(("damage", "word"), DAMAGES, ids=lambda v: getattr(v, "__name__", v))
-def test_damaged_tickets(capsys, folder, copied, damage, word, mode):
-    damage(copied)
-    arguments = [*TINY, NO_NORMALIZE, f"--mode={mode}", f"--ticket={copied}", "--workdir=w"]
-    line = complaint(capsys, 1, [*arguments, "--compare=boosting"])
-    assert word in line
-    assert "ticket" in line
-    assert list(folder.iterdir()) == []
-
-
-# Failing runs -----------------------------------------------------------------
-
-
-def test_a_loss_that_is_not_finite(capsys, folder):
-    arguments = [*TINY, "--epochs=3", "--learning_rate=1e20", "--warmup_epochs=0", "--workdir=w"]
-    line = complaint(capsys, 1, arguments)
-    assert "train: dense" in line
-    assert "epoch 1" in line
-    assert "step " in line
-    assert "nan" in line or "inf" in line
-    assert not (folder / "w" / "results.json").exists()
-
-
-def test_a_layer_with_no_weight_left(capsys, folder):
-    arguments = [*TINY, "--compare=boosting", "--sparsity=0.9999", "--workdir=w"]
-    line = complaint(capsys, 1, arguments)
-    assert "conv1" in line
-    assert "--sparsity" in line
-    assert not (folder / "w" / "results.json").exists()
-    assert not list((folder / "w" / "stages").glob("prune-*"))
 
 
 def test_no_results_to_report(capsys, folder):
@@ -380,31 +160,6 @@ def test_verbose_shows_the_traceback(capsys, word):
     assert text.splitlines()[-1].startswith("tf_lottery: --sparsity")
 
 
-def test_surprises_are_one_line_too(capsys, monkeypatch):
-    from tf_lottery import commands
-
-    def broken(command):
-        raise RuntimeError("first line\nsecond line")
-
-    monkeypatch.setitem(commands._MODES, "run", broken)
-    assert main([]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "RuntimeError: first line second line" in line
-    assert "-v" in line
-
-
-def test_an_interrupt_is_no_traceback(capsys, monkeypatch):
-    from tf_lottery import commands
-
-    def interrupted(command):
-        raise KeyboardInterrupt
-
-    monkeypatch.setitem(commands._MODES, "run", interrupted)
-    assert main([]) == 130
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "interrupted" in line
-
-
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [(["--help"], 0), (["--version"], 0), (["--eps=2"], 2), (["--mode=report"], 1)],
@@ -414,14 +169,6 @@ def test_exit_codes_of_the_process(folder, arguments, code):
     assert done.returncode == code
     assert len(done.stderr.splitlines()) == (1 if code else 0)
     assert bool(done.stdout) == (code == 0)
-
-
-def test_a_failed_run_of_the_process_is_one_line(folder):
-    # Libraries print on their own in a fresh process; none of it may reach the user.
-    done = run_apart([*TINY, "--learning_rate=1e20", "--warmup_epochs=0", "--workdir=w"])
-    assert done.returncode == 1
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert "loss is" in done.stderr
 
 
 def test_a_tpu_that_is_not_there_is_one_line(folder):
