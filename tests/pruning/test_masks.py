@@ -97,6 +97,25 @@ def test_mask_variables_are_the_truth(masked, tiny_masks):
         assert (factor is masked.masks[owner[0]]) if owner else True
 
 
+def test_masks_of_ones_share_memory():
+    masked = wrap(build_model("vgg", (8, 8, 1), 4, 3, depth=8, width_multiplier=0.25))
+    masks = list(masked.masks.values())
+
+    def places():
+        return [np.from_dlpack(mask.read_value()).ctypes.data for mask in masks]
+
+    assert len(masks) == 8
+    assert len(set(places())) == 1
+    assert masked.is_dense()
+    masks[0].assign(np.zeros(masks[0].shape))
+    masks[1].scatter_nd_update([[0, 0, 0, 0]], [0.0])  # in place
+    sums = [mask.numpy().sum() for mask in masks]
+    assert sums[:2] == [0, masks[1].shape.num_elements() - 1]
+    assert sums[2:] == [mask.shape.num_elements() for mask in masks[2:]]
+    masked.set_masks({name: np.ones(mask.shape) for name, mask in masked.masks.items()})
+    assert len(set(places())) == len(masks)
+
+
 def test_what_is_never_multiplied(masked):
     free = [
         v.name

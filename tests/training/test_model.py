@@ -5,12 +5,13 @@ import pytest
 
 from tf_lottery import weights
 from tf_lottery.attacks import make_attack
-from tf_lottery.config import ObjectiveConfig, attack_from_name
+from tf_lottery.config import ObjectiveConfig, TrainConfig, attack_from_name
 from tf_lottery.data import evaluation_batches, training_batches
 from tf_lottery.keras import keras, tf
 from tf_lottery.objectives import Objective, make_objective
 from tf_lottery.pruning.masks import wrap
 from tf_lottery.training.model import LotteryModel
+from tf_lottery.training.run import make_optimizer
 
 RATE, MOMENTUM, DECAY = 0.1, 0.9, 0.01
 
@@ -312,3 +313,37 @@ def test_loss_scaling_does_not_change_the_step(tiny_network):
         results.append(weights.get_weights(masked.network))
     for name, value in results[0].items():
         np.testing.assert_allclose(value, results[1][name], atol=1e-5, err_msg=name)
+
+
+def test_no_product_of_a_weights_size_precedes_the_gradients(tiny_network, tiny_masks):
+    """Decay and momentum of all weights would be held through the step's peak of memory."""
+    masked = wrap(tiny_network())
+    masked.set_masks(tiny_masks(masked.kernels))
+    model = LotteryModel(masked, objective("natural"), weight_decay=DECAY)
+    optimizer = make_optimizer(TrainConfig(ObjectiveConfig("natural"), 1, 16), steps=5)
+    optimizer.build(masked.network.trainable_variables)
+    model.compile(optimizer=optimizer)
+    graph = tf.function(model.train_step).get_concrete_function(batch()).graph
+    assigned = [op for op in graph.get_operations() if op.type.startswith("Assign")]
+    sizes = {tuple(kernel.shape) for kernel in masked.kernels.values()}
+    images = graph.inputs[[tuple(x.shape) for x in graph.inputs].index((16, 8, 8, 1))].op
+    products = [
+        op
+        for op in _behind(assigned)
+        if op.type == "Mul" and op.outputs[0].shape.rank and tuple(op.outputs[0].shape) in sizes
+    ]
+    # Decay, momentum, rate, the gradient's mask and the weights': five a kernel.
+    assert len(products) == 5 * len(masked.kernels)
+    early = [op.name for op in products if images not in _behind([op])]
+    assert not early
+
+
+def _behind(operations):
+    """What has to run before ``operations``, and they themselves."""
+    found, open_ = set(), list(operations)
+    while open_:
+        op = open_.pop()
+        if op not in found:
+            found.add(op)
+            open_ += [tensor.op for tensor in op.inputs] + list(op.control_inputs)
+    return found

@@ -17,7 +17,7 @@ Two decisions that the paper leaves open:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -164,6 +164,18 @@ class MaskedNetwork:
         return all(bool(tf.reduce_all(mask > 0.5)) for mask in self.masks.values())
 
 
+def _share_ones(masks: Collection[tf.Variable]) -> None:
+    """Sets masks to one, all in the memory of the largest.
+
+    TensorFlow does not copy what a variable is assigned, nor the beginning of a tensor where
+    it is a multiple of 64 bytes. A dense network, which never reads its masks, need not hold as
+    many numbers again as it has weights. What changes a mask gives it memory of its own first.
+    """
+    ones = tf.ones([max(mask.shape.num_elements() for mask in masks)])
+    for mask in masks:
+        mask.assign(tf.reshape(ones[: mask.shape.num_elements()], mask.shape))
+
+
 def wrap(network: keras.Model, batch_norm: type | None = None) -> MaskedNetwork:
     """Clones a bare network with tfmot wrappers, all masks one, weights copied.
 
@@ -197,6 +209,7 @@ def wrap(network: keras.Model, batch_norm: type | None = None) -> MaskedNetwork:
         for layer in wrapped.layers
         if hasattr(layer, "pruning_vars")
     }
+    _share_ones(masks.values())
     for layer in network.layers:
         bare.get_layer(layer.name).set_weights(layer.get_weights())
     followers = _batchnorm_followers(network)

@@ -26,7 +26,7 @@ from tf_lottery.data import (
     training_batches,
 )
 from tf_lottery.errors import UsageError
-from tf_lottery.keras import keras
+from tf_lottery.keras import keras, tf
 from tf_lottery.objectives import make_objective
 from tf_lottery.pruning.masks import MaskedNetwork
 from tf_lottery.training import callbacks, checkpoints, guards
@@ -38,6 +38,18 @@ from tf_lottery.training.input_gradients import GradientGuard
 from tf_lottery.training.model import LotteryModel
 from tf_lottery.training.schedules import RateTable, learning_rates, rate_factor
 from tf_lottery.training.tensorboard import TensorBoardLog
+
+
+class _SGD(keras.optimizers.SGD):
+    """Decays the momentum of a variable when its gradient is there.
+
+    Nothing else makes that product wait: all of them would be computed as a step begins, and
+    held while it is at its peak of memory.
+    """
+
+    def update_step(self, gradient, variable):
+        with tf.control_dependencies([gradient]):
+            super().update_step(gradient, variable)
 
 
 def make_optimizer(
@@ -54,7 +66,7 @@ def make_optimizer(
     """
     if table is None:
         table = RateTable(learning_rates(config.schedule, config.epochs, steps))
-    optimizer = keras.optimizers.SGD(table, momentum=config.momentum)
+    optimizer = _SGD(table, momentum=config.momentum)
     if config.dtype_policy == "mixed_float16":
         optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
     return optimizer
