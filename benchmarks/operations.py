@@ -27,7 +27,7 @@ KINDS = (
     ("BackpropFilter", "convolution, weight gradients"),
     ("BackpropInput", "convolution, input gradients"),
     ("Conv2D", "convolution, forward"),
-    ("MatMul", "dense layers"),
+    ("MatMul", "matrix products"),
     ("BatchNorm", "BatchNorm"),
     ("Pool", "pooling"),
     ("Relu", "ReLU"),

@@ -65,12 +65,12 @@ class LotteryModel(keras.Model):
         # mean's; metrics are summed where they are kept.
         self._replicas = tf.distribute.get_strategy().num_replicas_in_sync
         self.distribute_reduction_method = "first"
-        # A dense run need not pay for multiplying by ones.
-        self._multipliers = (
-            [None] * len(self.network.trainable_variables)
-            if masked.is_dense()
-            else masked.multipliers()
-        )
+        # Nobody need pay for multiplying by ones: dense runs, and BatchNorm behind layers that
+        # keep all of their filters.
+        self._multipliers = [
+            None if factor is None or bool(tf.reduce_all(factor > 0.5)) else factor
+            for factor in masked.multipliers()
+        ]
         self._loss = keras.metrics.Mean("loss")
         self._accuracy = keras.metrics.Mean("accuracy")
         self._natural = keras.metrics.Mean("natural")
