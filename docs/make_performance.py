@@ -26,6 +26,10 @@ CASES = {
     "pgd20_evaluation": "PGD-20 evaluation",
 }
 PEERS = ("torch_best", "torch_published", "keras_cleverhans")
+TIMED = [
+    "network", "what", "masked", "seconds", "over PyTorch at its best",
+    "over PyTorch as published", "over Keras with cleverhans", "share of the matrix-product peak",
+]  # fmt: skip
 
 
 def read(name: str) -> dict:
@@ -49,35 +53,45 @@ def machine() -> str:
     return f"Machine: {cores} cores of an {cpu.strip()}; {told}."
 
 
+def by_case(*names: str) -> dict[tuple, dict[str, dict]]:
+    """(model, sparsity, case) -> peer -> row, of documents of training_step.py."""
+    groups: dict = {}
+    for row in (row for name in names for row in read(name)["rows"]):
+        groups.setdefault((row["model"], row["sparsity"], row["case"]), {})[row["peer"]] = row
+    return groups
+
+
+def timed(key: tuple, peers: dict[str, dict]) -> list[str]:
+    """Cells under ``TIMED``."""
+    model, sparsity, case = key
+    one = next(iter(peers.values()))
+    return [
+        model,
+        CASES[case],
+        f"{sparsity:.0%}",
+        f"{one['ours_seconds']:.2f}",
+        *(f"{peers[name]['ratio']:.2f}" if name in peers else "" for name in PEERS),
+        f"{one['gemm_fraction']:.2f}",
+    ]
+
+
 def steps() -> str:
     """A row a model, case and sparsity, with the ratio to each peer."""
-    groups: dict = {}
-    for row in read("training_step")["rows"] + read("training_step_masked")["rows"]:
-        groups.setdefault((row["model"], row["sparsity"], row["case"]), {})[row["peer"]] = row
-    rows = []
-    for (model, sparsity, case), peers in groups.items():
-        one = next(iter(peers.values()))
-        rows.append(
-            [
-                model,
-                CASES[case],
-                f"{sparsity:.0%}",
-                f"{one['ours_seconds']:.2f}",
-                *(f"{peers[name]['ratio']:.2f}" if name in peers else "" for name in PEERS),
-                f"{one['gemm_fraction']:.2f}",
-                _mb(one["ours_peak_mb"]),
-                *(_mb(peers[name]["peer_peak_mb"]) if name in peers else "" for name in PEERS[:2]),
-            ]
-        )
-    return table(
+    rows = [
         [
-            "network", "what", "masked", "seconds", "over PyTorch at its best",
-            "over PyTorch as published", "over Keras with cleverhans",
-            "share of the matrix-product peak", "MiB", "MiB, PyTorch at its best",
-            "MiB, as published",
-        ],
-        rows,
-    )  # fmt: skip
+            *timed(key, peers),
+            _mb(next(iter(peers.values()))["ours_peak_mb"]),
+            *(_mb(peers[name]["peer_peak_mb"]) if name in peers else "" for name in PEERS[:2]),
+        ]
+        for key, peers in by_case("training_step", "training_step_masked").items()
+    ]
+    return table([*TIMED, "MiB", "MiB, PyTorch at its best", "MiB, as published"], rows)
+
+
+def elsewhere() -> str:
+    """The same of another processor, without memory."""
+    found = by_case("amd_epyc/training_step", "amd_epyc/training_step_masked")
+    return table(TIMED, [timed(key, peers) for key, peers in found.items()])
 
 
 def half() -> str:
@@ -223,7 +237,7 @@ def _ratio(row: dict) -> str:
 TABLES = {
     maker.__name__: maker
     for maker in (
-        machine, steps, half, start_up, masks, pipeline, folding, attack_steps, operations,
+        machine, steps, elsewhere, half, start_up, masks, pipeline, folding, attack_steps, operations,
         quickstart,
     )
 }  # fmt: skip

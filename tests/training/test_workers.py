@@ -73,7 +73,7 @@ class Pair:
                 folder = root / f"watched-{i}"
                 folder.mkdir(exist_ok=True)
                 task = {"cluster": cluster, "task": {"type": "worker", "index": i}}
-                script = Path(__file__).with_name("worker.py")
+                script = Path(__file__).with_name("worker_process.py")
                 given = [*FLAGS, "--distribute=multiworker", f"--workdir={root / name}", *flags]
                 with open(folder / "out", "w") as out, open(folder / "err", "w") as err:
                     processes.append(

@@ -17,7 +17,8 @@ class Footprint:
     Attributes:
       weights: of all variables, the averages of BatchNorm included.
       trained: of those that training changes; gradients and momentum are as large.
-      masks: one float a prunable weight.
+      masks: one float a prunable weight; those of a dense network share memory, see
+        ``pruning.masks.wrap``, and take less.
       kept: of the activations of one image that its backward pass reads again.
       widest: of one image's gradients on both sides of the layer where they are largest.
     """

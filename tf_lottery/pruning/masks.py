@@ -179,7 +179,8 @@ def _share_ones(masks: Collection[tf.Variable]) -> None:
 def wrap(network: keras.Model, batch_norm: type | None = None) -> MaskedNetwork:
     """Clones a bare network with tfmot wrappers, all masks one, weights copied.
 
-    Variables are made under the current distribution strategy.
+    Variables are made under the current distribution strategy. Masks share memory until they
+    are set.
 
     Args:
       network: functional ``tf_keras`` model with uniquely named layers.

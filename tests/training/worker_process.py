@@ -1,6 +1,6 @@
 """One process of a run on several machines, watched from within.
 
-    python worker.py FOLDER EPOCH [flags of tf_lottery]
+    python worker_process.py FOLDER EPOCH [flags of tf_lottery]
 
 In FOLDER it leaves ``<n>.npz``: weights and masks after its n-th training. It kills
 itself as EPOCH (from 0; -1: never) of the first training begins.
