@@ -116,10 +116,14 @@ def one_convolution(size, kernel, channels=3, filters=5, **options):
     return shaken(keras.Model(pixels, keras.layers.Flatten()(x)))
 
 
-def convolutions_of(network, x):
-    """How many a forward pass of the frozen network has."""
+def operations_of(network, x):
+    """Their types, in a forward pass of the frozen network."""
     graph = tf.function(lambda x: frozen_logits(network)(x)).get_concrete_function(x).graph
-    return sum(op.type == "Conv2D" for op in graph.get_operations())
+    return [op.type for op in graph.get_operations()]
+
+
+def convolutions_of(network, x):
+    return operations_of(network, x).count("Conv2D")
 
 
 @pytest.mark.parametrize(
@@ -173,6 +177,24 @@ def test_a_convolution_that_no_batch_norm_follows_takes_fewer_products_too(use_b
     network = shaken(keras.Model(pixels, keras.layers.Flatten()(x)))
     x = images((4, 4, 96))
     assert convolutions_of(network, x) == 0
+    assert_same_function(network, x)
+
+
+def test_between_wide_convolutions_nothing_is_transposed():
+    keras.utils.set_random_seed(0)  # a ReLU whose input is 0 but for rounding has two gradients
+
+    def convolved(x):
+        x = keras.layers.Conv2D(96, 3, padding="same")(x)
+        return keras.layers.BatchNormalization()(x)
+
+    pixels = keras.Input((4, 4, 96))
+    x = convolved(keras.layers.ReLU()(convolved(pixels)))
+    x = keras.layers.ReLU()(keras.layers.Add()([pixels, x]))
+    normalised = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+    x = keras.layers.Add()([convolved(normalised), x])
+    network = shaken(keras.Model(pixels, keras.layers.AveragePooling2D(4)(x)))
+    x = images((4, 4, 96))
+    assert operations_of(network, x).count("Transpose") == 2  # pixels, and what is pooled
     assert_same_function(network, x)
 
 

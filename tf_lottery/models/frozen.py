@@ -7,7 +7,8 @@ step. What does not depend on the pixels is computed once, when the function is 
   (``k * gamma / sqrt(var + eps)``, ``beta + (b - mean) * gamma / sqrt(var + eps)``): exact in
   inference mode, and an operation less to run through forward and backward;
 - 3 x 3 convolutions of many channels on maps of at most 8 x 8 take a quarter of the products
-  on a CPU, in float32 (see ``winograd``);
+  on a CPU, in float32 (see ``winograd``). They want positions before images; what lies between
+  them and does not care, such as ReLU, is computed in that order too;
 - another convolution on maps so small that each of its positions sees them whole (3 x 3 on
   2 x 2, the last block of VGG-16 on CIFAR-10) becomes the product with one matrix: what
   padding adds is not computed, and kernels are not laid out anew at every call;
@@ -26,10 +27,36 @@ from tf_lottery.keras import keras, tf
 from tf_lottery.models.winograd import share_of_products, winograd_convolution
 from tf_lottery.types import LogitsFn, Tensor
 
-# Tensors by the name of the layer that made them -> the output of one more layer.
-_Step = Callable[[dict[str, Tensor]], Tensor]
+
+class _Output:
+    """What a layer gives, as (batch, ...) or with positions first, whichever is asked for."""
+
+    def __init__(self, *, images: Tensor | None = None, positions: Tensor | None = None):
+        self._images, self._positions = images, positions
+        self.positions_first = images is None
+
+    @property
+    def images(self) -> Tensor:
+        """(batch, ...)."""
+        if self._images is None:
+            self._images = tf.transpose(self._positions, (2, 0, 1, 3))
+        return self._images
+
+    @property
+    def positions(self) -> Tensor:
+        """(height, width, batch, channels)."""
+        if self._positions is None:
+            self._positions = tf.transpose(self._images, (1, 2, 0, 3))
+        return self._positions
+
+
+# Outputs by the name of the layer that made them -> the output of one more layer.
+_Step = Callable[[dict[str, _Output]], _Output]
 # The input of a layer -> what it gives before its bias is added.
 _Linear = Callable[[Tensor], Tensor]
+
+# Layers that compute each number from those in its place.
+_PLACE_BY_PLACE = (keras.layers.Add, keras.layers.ReLU)
 
 # Where fewer products pay for the transforms around them: measured on two cores, batch 16 to 256.
 _FEW_POSITIONS = 64
@@ -85,10 +112,10 @@ def frozen_logits(network: keras.Model) -> LogitsFn:
     output = renamed.get(last, last)
 
     def logits_fn(images: Tensor) -> Tensor:
-        values = {pixels: images}
+        values = {pixels: _Output(images=images)}
         for name, step in steps:
             values[name] = step(values)
-        return values[output]
+        return values[output].images
 
     return logits_fn
 
@@ -169,14 +196,29 @@ def _folded(layer, batch_norm: keras.layers.BatchNormalization | None, source: s
     # Until here in float32, whatever the layer computes in: its rounding comes last.
     kernel = tf.cast(kernel, layer.compute_dtype)
     bias = None if bias is None else tf.cast(bias, layer.compute_dtype)
+
+    def biased(linear: _Linear, x: Tensor) -> Tensor:
+        y = linear(tf.cast(x, layer.compute_dtype))
+        return y if bias is None else tf.nn.bias_add(y, bias)
+
+    if _has_few_products(layer):
+        few = winograd_convolution(kernel, *layer.input_shape[1:3])
+        return lambda values: _Output(positions=biased(few, values[source].positions))
     if isinstance(layer, keras.layers.Conv2D):
         linear = _convolution(layer, kernel)
     else:
         linear = _multiplying(kernel)
+    return lambda values: _Output(images=biased(linear, values[source].images))
 
-    def step(values: dict[str, Tensor]) -> Tensor:
-        y = linear(tf.cast(values[source], layer.compute_dtype))
-        return y if bias is None else tf.nn.bias_add(y, bias)
+
+def _in_place(compute: Callable[..., Tensor], sources: list[str]) -> _Step:
+    """A step that works in either order: positions first where one of its inputs is so."""
+
+    def step(values: dict[str, _Output]) -> _Output:
+        inputs = [values[source] for source in sources]
+        if any(value.positions_first for value in inputs):
+            return _Output(positions=compute(*(value.positions for value in inputs)))
+        return _Output(images=compute(*(value.images for value in inputs)))
 
     return step
 
@@ -186,8 +228,6 @@ def _multiplying(kernel: Tensor) -> _Linear:
 
 
 def _convolution(layer: keras.layers.Conv2D, kernel: Tensor) -> _Linear:
-    if _has_few_products(layer):
-        return winograd_convolution(kernel, *layer.input_shape[1:3])
     if _sees_all(layer):
         return _seeing_all(layer, kernel)
     return _convolving(layer, kernel)
@@ -260,17 +300,19 @@ def _scaled(layer: keras.layers.BatchNormalization, source: str, relu: bool) -> 
     scale, shift = (tf.cast(value, layer.compute_dtype) for value in _scale_and_shift(layer))
 
     def normalise(x: Tensor) -> Tensor:
+        x = tf.cast(x, layer.compute_dtype)
         # No tf.custom_gradient: TensorFlow keeps what it registers, and the graph with it, for
         # ever. Where shapes are static, as here, its own input gradient is one product too.
         y = x * scale + shift
         return tf.nn.relu(y) if relu else y
 
-    return lambda values: normalise(tf.cast(values[source], layer.compute_dtype))
+    return _in_place(normalise, [source])
 
 
-def _called(layer: keras.layers.Layer, inputs: list[str]) -> _Step:
-    def step(values: dict[str, Tensor]) -> Tensor:
-        arguments = [values[source] for source in inputs]
-        return layer(arguments if len(arguments) > 1 else arguments[0], training=False)
+def _called(layer: keras.layers.Layer, sources: list[str]) -> _Step:
+    def call(*inputs: Tensor) -> Tensor:
+        return layer(list(inputs) if len(inputs) > 1 else inputs[0], training=False)
 
-    return step
+    if type(layer) in _PLACE_BY_PLACE:
+        return _in_place(call, sources)
+    return lambda values: _Output(images=call(*(values[source].images for source in sources)))

@@ -79,6 +79,9 @@ def share_of_products(height: int, width: int) -> float:
 def winograd_convolution(kernel: Tensor, height: int, width: int) -> Callable[[Tensor], Tensor]:
     """What ``tf.nn.conv2d(images, kernel, 1, "SAME")`` computes, for maps of one size.
 
+    Positions come first, images second: then each step is one matrix product, and nothing moves
+    in between.
+
     Args:
       kernel: float (3, 3, channels, filters). It is transformed, once, to 4 times its size; to
         the same size where maps are 2 x 2.
@@ -86,7 +89,7 @@ def winograd_convolution(kernel: Tensor, height: int, width: int) -> Callable[[T
       width: of the maps.
 
     Returns:
-      (batch, height, width, channels) -> (batch, height, width, filters).
+      (height, width, batch, channels) -> (height, width, batch, filters).
     """
     channels, filters = kernel.shape[2:]
     rows, columns = _one_axis(height), _one_axis(width)
@@ -101,11 +104,10 @@ def winograd_convolution(kernel: Tensor, height: int, width: int) -> Callable[[T
     kernels = tf.reshape(spread @ tf.reshape(kernel, (9, -1)), (points, channels, filters))
 
     def convolve(x: Tensor) -> Tensor:
-        # Positions first: then each step is one matrix product, and nothing moves in between.
-        x = tf.reshape(tf.transpose(x, (1, 2, 0, 3)), (height * width, -1))
-        products = tf.reshape(into @ x, (points, -1, channels)) @ kernels
+        points_of_x = into @ tf.reshape(x, (height * width, -1))
+        products = tf.reshape(points_of_x, (points, -1, channels)) @ kernels
         y = out_of @ tf.reshape(products, (out_of.shape[1], -1))
-        return tf.transpose(tf.reshape(y, (height, width, -1, filters)), (2, 0, 1, 3))
+        return tf.reshape(y, (height, width, -1, filters))
 
     return convolve
 
