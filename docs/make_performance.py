@@ -237,8 +237,8 @@ def _ratio(row: dict) -> str:
 TABLES = {
     maker.__name__: maker
     for maker in (
-        machine, steps, elsewhere, half, start_up, masks, pipeline, folding, attack_steps, operations,
-        quickstart,
+        machine, steps, elsewhere, half, start_up, masks, pipeline, folding, attack_steps,
+        operations, quickstart,
     )
 }  # fmt: skip
 
