@@ -64,6 +64,7 @@ _MANY_CHANNELS = 96
 _FEW_PRODUCTS = 0.5
 
 
+@tf.autograph.experimental.do_not_convert
 def frozen_logits(network: keras.Model) -> LogitsFn:
     """``images -> logits`` with the weights that ``network`` has now.
 
