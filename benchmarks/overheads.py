@@ -1,9 +1,10 @@
 """What a training step costs besides its arithmetic, each against the same step without it.
 
-    python benchmarks/overheads.py [--rounds=15] [--models=vgg16,...] [--output=FILE]
+    python benchmarks/overheads.py [--rounds=15] [--models=vgg16,...] [--measure=masks,...]
+      [--output=FILE]
 
 - masks: a natural and a PGD-10 step at sparsity 0.5, 0.8 and 0.95 over the dense one, which
-  carries no masks;
+  carries no masks, and over it a second dense one, which shows what chance does;
 - input pipeline: a natural step fed by ``training_batches`` (random order, crops, flips of
   CIFAR-sized images) over one that is given the same batch again and again, and the
   pipeline alone;
@@ -40,7 +41,7 @@ from tf_lottery.pruning.masks import wrap
 from tf_lottery.training.run import make_optimizer, make_training_model
 
 MODELS = ("vgg16", "resnet18", "wide_resnet-28-2")
-SPARSITIES = (0.5, 0.8, 0.95)
+SPARSITIES = (0.0, 0.5, 0.8, 0.95)
 STEPS = (0, 1, 2, 5, 10, 20)
 IMAGES = 10_000
 Run = Callable[[], object]
@@ -134,8 +135,9 @@ def masks(label: str, size: int, rounds: int) -> list[dict]:
         batches = fixed_batches(size)
         variants = {
             str(sparsity): training_function(label, sparsity, steps, batches)
-            for sparsity in (0.0, *SPARSITIES)
+            for sparsity in SPARSITIES
         }
+        variants["dense"] = training_function(label, 0.0, steps, batches)
         seconds = in_turns(variants, rounds if case == "natural" else max(3, rounds // 3))
         for sparsity in SPARSITIES:
             rows.append(
@@ -145,7 +147,7 @@ def masks(label: str, size: int, rounds: int) -> list[dict]:
                     "case": case,
                     "sparsity": sparsity,
                     "seconds": statistics.median(seconds[str(sparsity)]),
-                    **ratio(seconds[str(sparsity)], seconds["0.0"]),
+                    **ratio(seconds[str(sparsity)], seconds["dense"]),
                 }
             )
     return rows
@@ -238,18 +240,27 @@ def draw(rows: list[dict], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
+MEASURES = {
+    "masks": masks,
+    "input_pipeline": pipeline,
+    "folding": folding,
+    "attack_steps": attack_steps,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15, help="15; a third for PGD steps")
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--measure", default=",".join(MEASURES))
     parser.add_argument("--output", type=Path, help="write rows and machine as JSON")
     parser.add_argument("--figure", type=Path, help="draw time over attack steps")
     options = parser.parse_args()
     rows: list[dict] = []
     for label in options.models.split(","):
-        for measured in (masks, pipeline, folding, attack_steps):
-            found = measured(label, options.batch_size, options.rounds)
+        for measure in options.measure.split(","):
+            found = MEASURES[measure](label, options.batch_size, options.rounds)
             rows += found
             for row in found:
                 told = {
