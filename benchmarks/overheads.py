@@ -257,6 +257,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="write rows and machine as JSON")
     parser.add_argument("--figure", type=Path, help="draw time over attack steps")
     options = parser.parse_args()
+    for name in options.measure.split(","):
+        if name not in MEASURES:
+            parser.error(f"--measure: got {name}, must be of {', '.join(MEASURES)}")
     rows: list[dict] = []
     for label in options.models.split(","):
         for measure in options.measure.split(","):

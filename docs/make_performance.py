@@ -25,7 +25,10 @@ CASES = {
     "pgd10": "PGD-10 step",
     "pgd20_evaluation": "PGD-20 evaluation",
 }
-MACHINES = ("training_step", "training_step_masked", "overheads", "masks", "operations")
+MACHINES = (
+    "training_step", "training_step_masked", "training_step_bfloat16", "overheads", "masks",
+    "operations",
+)  # fmt: skip
 PEERS = ("torch_best", "torch_published", "keras_cleverhans")
 TIMED = [
     "network", "what", "masked", "seconds", "over PyTorch at its best",
@@ -95,29 +98,23 @@ def elsewhere() -> str:
     return table(TIMED, [timed(key, peers) for key, peers in found.items()])
 
 
-def half() -> str:
+def half(folder: str = "") -> str:
     """Steps in bfloat16: ours, over float32 and over the peers."""
-    whole = {
-        (row["model"], row["case"]): row["ours_seconds"]
-        for row in read("training_step")["rows"]
-        if not row["sparsity"]
-    }
-    groups: dict = {}
-    for row in read("training_step_bfloat16")["rows"]:
-        groups.setdefault((row["model"], row["case"]), {})[row["peer"]] = row
+    whole = by_case(f"{folder}training_step")
     rows = []
-    for (model, case), peers in groups.items():
-        one = next(iter(peers.values()))
+    for key, peers in by_case(f"{folder}training_step_bfloat16").items():
+        model, _, case = key
+        one = peers[PEERS[0]]
         rows.append(
             [
                 model,
                 CASES[case],
                 f"{one['ours_seconds']:.2f}",
-                f"{one['ours_seconds'] / whole[model, case]:.2f}",
+                f"{one['ours_seconds'] / whole[key][PEERS[0]]['ours_seconds']:.2f}",
                 *(f"{peers[name]['ratio']:.2f}" for name in PEERS),
                 f"{one['gemm_fraction']:.2f}",
                 _mb(one["ours_peak_mb"]),
-                _mb(peers[PEERS[0]]["peer_peak_mb"]),
+                _mb(one["peer_peak_mb"]),
             ]
         )
     return table(
@@ -128,6 +125,11 @@ def half() -> str:
         ],
         rows,
     )  # fmt: skip
+
+
+def half_elsewhere() -> str:
+    """The same of another processor."""
+    return half("amd_epyc/")
 
 
 def start_up() -> str:
@@ -237,8 +239,8 @@ def _ratio(row: dict) -> str:
 TABLES = {
     maker.__name__: maker
     for maker in (
-        machine, steps, elsewhere, half, start_up, masks, pipeline, folding, attack_steps,
-        operations, quickstart,
+        machine, steps, elsewhere, half, half_elsewhere, start_up, masks, pipeline, folding,
+        attack_steps, operations, quickstart,
     )
 }  # fmt: skip
 

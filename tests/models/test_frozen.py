@@ -4,6 +4,7 @@ import functools
 
 import numpy as np
 import pytest
+from graphs import operations_behind
 
 from tf_lottery.keras import keras, tf
 from tf_lottery.models import build_model
@@ -77,14 +78,8 @@ def test_no_batch_norm_is_left_in_the_graph(name):
         return tape.gradient(total, x)
 
     # What the gradient is computed from; the rest of a graph is pruned before it runs.
-    pending = [gradient.get_concrete_function(images()).outputs[0].op]
-    needed = {}
-    while pending:
-        op = pending.pop()
-        if op.name not in needed:
-            needed[op.name] = op.type
-            pending += [tensor.op for tensor in op.inputs]
-    types = set(needed.values())
+    result = gradient.get_concrete_function(images()).outputs[0].op
+    types = {op.type for op in operations_behind(result)}
     assert not [kind for kind in types if "BatchNorm" in kind]
     assert "Conv2DBackpropInput" in types
     assert not types & {"Conv2DBackpropFilter", "BiasAddGrad"}
@@ -196,6 +191,15 @@ def test_between_wide_convolutions_nothing_is_transposed():
     x = images((4, 4, 96))
     assert operations_of(network, x).count("Transpose") == 2  # pixels, and what is pooled
     assert_same_function(network, x)
+
+
+def test_vectors_are_added_to_maps_of_wide_convolutions():
+    pixels = keras.Input((4, 4, 96))
+    maps = keras.layers.Conv2D(96, 3, padding="same")(pixels)
+    vectors = keras.layers.GlobalAveragePooling2D()(pixels)
+    x = keras.layers.Add()([maps, vectors])
+    network = shaken(keras.Model(pixels, keras.layers.Flatten()(x)))
+    assert_same_function(network, images((4, 4, 96), 4))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from graphs import operations_behind
 
 from tf_lottery import weights
 from tf_lottery.attacks import make_attack
@@ -329,21 +330,10 @@ def test_no_product_of_a_weights_size_precedes_the_gradients(tiny_network, tiny_
     images = graph.inputs[[tuple(x.shape) for x in graph.inputs].index((16, 8, 8, 1))].op
     products = [
         op
-        for op in _behind(assigned)
+        for op in operations_behind(*assigned)
         if op.type == "Mul" and op.outputs[0].shape.rank and tuple(op.outputs[0].shape) in sizes
     ]
     # Decay, momentum, rate, the gradient's mask and the weights': five a kernel.
     assert len(products) == 5 * len(masked.kernels)
-    early = [op.name for op in products if images not in _behind([op])]
+    early = [op.name for op in products if images not in operations_behind(op)]
     assert not early
-
-
-def _behind(operations):
-    """What has to run before ``operations``, and they themselves."""
-    found, open_ = set(), list(operations)
-    while open_:
-        op = open_.pop()
-        if op not in found:
-            found.add(op)
-            open_ += [tensor.op for tensor in op.inputs] + list(op.control_inputs)
-    return found

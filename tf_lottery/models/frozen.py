@@ -31,9 +31,11 @@ from tf_lottery.types import LogitsFn, Tensor
 class _Output:
     """What a layer gives, as (batch, ...) or with positions first, whichever is asked for."""
 
-    def __init__(self, *, images: Tensor | None = None, positions: Tensor | None = None):
-        self._images, self._positions = images, positions
-        self.positions_first = images is None
+    def __init__(self, value: Tensor, positions_first: bool = False):
+        self.positions_first = positions_first
+        self.is_map = value.shape.rank == 4
+        self._images = None if positions_first else value
+        self._positions = value if positions_first else None
 
     @property
     def images(self) -> Tensor:
@@ -64,7 +66,7 @@ _MANY_CHANNELS = 96
 _FEW_PRODUCTS = 0.5
 
 
-@tf.autograph.experimental.do_not_convert
+@tf.autograph.experimental.do_not_convert  # it cannot, and warns: annotated names in a closure
 def frozen_logits(network: keras.Model) -> LogitsFn:
     """``images -> logits`` with the weights that ``network`` has now.
 
@@ -113,7 +115,7 @@ def frozen_logits(network: keras.Model) -> LogitsFn:
     output = renamed.get(last, last)
 
     def logits_fn(images: Tensor) -> Tensor:
-        values = {pixels: _Output(images=images)}
+        values = {pixels: _Output(images)}
         for name, step in steps:
             values[name] = step(values)
         return values[output].images
@@ -204,22 +206,26 @@ def _folded(layer, batch_norm: keras.layers.BatchNormalization | None, source: s
 
     if _has_few_products(layer):
         few = winograd_convolution(kernel, *layer.input_shape[1:3])
-        return lambda values: _Output(positions=biased(few, values[source].positions))
+        return lambda values: _Output(biased(few, values[source].positions), True)
     if isinstance(layer, keras.layers.Conv2D):
         linear = _convolution(layer, kernel)
     else:
         linear = _multiplying(kernel)
-    return lambda values: _Output(images=biased(linear, values[source].images))
+    return lambda values: _Output(biased(linear, values[source].images))
 
 
 def _in_place(compute: Callable[..., Tensor], sources: list[str]) -> _Step:
-    """A step that works in either order: positions first where one of its inputs is so."""
+    """A step that works in either order: positions first where one of its inputs is so.
+
+    Inputs of other ranks, which an addition may have, are added to images alone.
+    """
 
     def step(values: dict[str, _Output]) -> _Output:
         inputs = [values[source] for source in sources]
-        if any(value.positions_first for value in inputs):
-            return _Output(positions=compute(*(value.positions for value in inputs)))
-        return _Output(images=compute(*(value.images for value in inputs)))
+        maps = all(value.is_map for value in inputs)
+        if maps and any(value.positions_first for value in inputs):
+            return _Output(compute(*(value.positions for value in inputs)), True)
+        return _Output(compute(*(value.images for value in inputs)))
 
     return step
 
@@ -316,4 +322,4 @@ def _called(layer: keras.layers.Layer, sources: list[str]) -> _Step:
 
     if type(layer) in _PLACE_BY_PLACE:
         return _in_place(call, sources)
-    return lambda values: _Output(images=call(*(values[source].images for source in sources)))
+    return lambda values: _Output(call(*(values[source].images for source in sources)))

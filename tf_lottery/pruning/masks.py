@@ -83,6 +83,11 @@ def mask_weights(network: keras.Model, masks: Mapping[str, np.ndarray]) -> None:
                     variable.assign(variable * _alive_filters(masks[name]))
 
 
+def keeps_all(factor: tf.Variable) -> bool:
+    """True while a mask, or another 0/1 factor, is one everywhere."""
+    return bool(tf.reduce_all(factor > 0.5))
+
+
 @dataclass(frozen=True)
 class MaskedNetwork:
     """A network together with its masks.
@@ -161,7 +166,7 @@ class MaskedNetwork:
 
     def is_dense(self) -> bool:
         """True while nothing is pruned."""
-        return all(bool(tf.reduce_all(mask > 0.5)) for mask in self.masks.values())
+        return all(keeps_all(mask) for mask in self.masks.values())
 
 
 def _share_ones(masks: Collection[tf.Variable]) -> None:

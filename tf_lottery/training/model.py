@@ -11,7 +11,7 @@ from collections.abc import Callable
 from tf_lottery.keras import keras, tf
 from tf_lottery.models.frozen import frozen_logits
 from tf_lottery.objectives import Objective
-from tf_lottery.pruning.masks import MaskedNetwork
+from tf_lottery.pruning.masks import MaskedNetwork, keeps_all
 from tf_lottery.types import Attack, Tensor
 
 
@@ -68,7 +68,7 @@ class LotteryModel(keras.Model):
         # Nobody need pay for multiplying by ones: dense runs, and BatchNorm behind layers that
         # keep all of their filters.
         self._multipliers = [
-            None if factor is None or bool(tf.reduce_all(factor > 0.5)) else factor
+            None if factor is None or keeps_all(factor) else factor
             for factor in masked.multipliers()
         ]
         self._loss = keras.metrics.Mean("loss")
