@@ -44,13 +44,13 @@ import torch_twin
 import torchattacks
 
 from tf_lottery import lottery_config
-from tf_lottery.config import AttackConfig, DataConfig, attack_from_name
 from tf_lottery.data import load
 from tf_lottery.evaluation import Evaluator
-from tf_lottery.experiments.loading import load_model
-from tf_lottery.experiments.provenance import machine
+from tf_lottery.evaluation.loading import load_model
 from tf_lottery.keras import keras, tf
+from tf_lottery.machine import machine
 from tf_lottery.models import build_model
+from tf_lottery.options.settings import AttackConfig, DataConfig, attack_from_name
 from tf_lottery.pruning.masks import wrap
 from tf_lottery.training.run import train
 

@@ -34,23 +34,23 @@ import tensorflow_model_optimization as tfmot
 
 from tf_lottery import lottery_config, pruning, weights
 from tf_lottery.compaction import compact
-from tf_lottery.config import LotteryConfig, TrainConfig, attack_from_name, settings
 from tf_lottery.data import ImageData, load
 from tf_lottery.errors import DeadLayerError
-from tf_lottery.experiments.exporting import (
+from tf_lottery.export import export_saved_model
+from tf_lottery.export.artefacts import SavedModelArtefact, TFLiteArtefact, cores
+from tf_lottery.export.exporting import (
     TEST_IMAGES,
     ExportConfig,
     Images,
     measured,
     representative_images,
 )
-from tf_lottery.experiments.provenance import machine
-from tf_lottery.export import export_saved_model
-from tf_lottery.export.artefacts import SavedModelArtefact, TFLiteArtefact, cores
 from tf_lottery.export.latency import interleaved
 from tf_lottery.export.tflite import TFLITE_FORMATS, convert
 from tf_lottery.keras import tf
+from tf_lottery.machine import machine
 from tf_lottery.models import build_model, forward_flops
+from tf_lottery.options.settings import LotteryConfig, TrainConfig, attack_from_name, settings
 from tf_lottery.pruning.masks import MaskedNetwork, wrap
 from tf_lottery.terminal import silent_stderr
 from tf_lottery.tickets import NetworkSpec

@@ -21,10 +21,10 @@ import numpy as np
 from tf_lottery import weights
 from tf_lottery.attacks.losses import cross_entropy, margin
 from tf_lottery.attacks.procedure import value_and_gradient
-from tf_lottery.config import DataConfig
 from tf_lottery.data import load
-from tf_lottery.experiments.provenance import machine
 from tf_lottery.keras import tf
+from tf_lottery.machine import machine
+from tf_lottery.options.settings import DataConfig
 from tf_lottery.tickets import NetworkSpec
 from tf_lottery.training.input_gradients import compare
 

@@ -136,7 +136,7 @@ def main() -> None:
                 flush=True,
             )
     if chosen.output:
-        from tf_lottery.experiments.provenance import machine
+        from tf_lottery.machine import machine
 
         document = {"machine": machine(), "rows": rows}
         chosen.output.write_text(json.dumps(document, indent=1) + "\n")

@@ -19,8 +19,8 @@ from pathlib import Path
 import overheads
 import sides
 
-from tf_lottery.experiments.provenance import machine
 from tf_lottery.keras import tf
+from tf_lottery.machine import machine
 
 # Kind of operation -> what it is for. In the order in which a name is looked up.
 KINDS = (

@@ -32,11 +32,11 @@ import worker
 
 from tf_lottery import lottery_config
 from tf_lottery.attacks import make_attack
-from tf_lottery.config import AttackConfig
 from tf_lottery.data import training_batches
-from tf_lottery.experiments.provenance import machine
 from tf_lottery.keras import keras, tf
+from tf_lottery.machine import machine
 from tf_lottery.models.frozen import frozen_logits
+from tf_lottery.options.settings import AttackConfig
 from tf_lottery.pruning.masks import wrap
 from tf_lottery.training.run import make_optimizer, make_training_model
 

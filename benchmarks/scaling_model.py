@@ -16,20 +16,20 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tf_lottery import flags
-from tf_lottery.experiment_commands import make_design
-from tf_lottery.experiments.executors.schedule import Schedule
-from tf_lottery.experiments.ledger import (
+from tf_lottery.engine.order import Schedule
+from tf_lottery.engine.stage import Stage, in_order
+from tf_lottery.engine.store import Store
+from tf_lottery.keras import keras, tf
+from tf_lottery.lottery.costs import (
     evaluation_cost,
     training_cost,
     transfer_cost,
     validation_cost,
 )
-from tf_lottery.experiments.stage import Stage, in_order
-from tf_lottery.experiments.store import Store
-from tf_lottery.experiments.study import Study
-from tf_lottery.keras import keras, tf
 from tf_lottery.models import Footprint, build_model, footprint, forward_flops
+from tf_lottery.options import command as flags
+from tf_lottery.studies.study import Study
+from tf_lottery.study_cli import make_design
 
 FLOAT = 4  # bytes
 BATCH = 128

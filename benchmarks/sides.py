@@ -29,9 +29,9 @@ import os
 import numpy as np
 
 from tf_lottery import lottery_config
-from tf_lottery.config import attack_from_name
 from tf_lottery.evaluation import Evaluator
 from tf_lottery.keras import keras, tf
+from tf_lottery.options.settings import attack_from_name
 from tf_lottery.pruning.masks import wrap
 from tf_lottery.training.run import make_optimizer, make_training_model
 

@@ -29,20 +29,20 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tf_lottery import flags
-from tf_lottery.experiment_commands import make_design
-from tf_lottery.experiments import remote_store
-from tf_lottery.experiments.executors.processes import run_parallel
-from tf_lottery.experiments.executors.schedule import Schedule
-from tf_lottery.experiments.local import run_stages
-from tf_lottery.experiments.plan import plan, plan_text
-from tf_lottery.experiments.provenance import machine
-from tf_lottery.experiments.remote_store import RemoteStore
-from tf_lottery.experiments.stage import Stage, in_order
-from tf_lottery.experiments.store import Store
-from tf_lottery.experiments.study import Study
-from tf_lottery.experiments.work import Workshop
+from tf_lottery.engine import remote_store
+from tf_lottery.engine.order import Schedule
+from tf_lottery.engine.processes import run_parallel
+from tf_lottery.engine.remote_store import RemoteStore
+from tf_lottery.engine.serial import run_stages
+from tf_lottery.engine.stage import Stage, in_order
+from tf_lottery.engine.store import Store
+from tf_lottery.lottery.plan import plan, plan_text
+from tf_lottery.lottery.work import Workshop
+from tf_lottery.machine import machine
 from tf_lottery.main import main as command_line
+from tf_lottery.options import command as flags
+from tf_lottery.studies.study import Study
+from tf_lottery.study_cli import make_design
 
 _COMMON = (
     "--dataset=digits", "--train_examples=64", "--validation_examples=30", "--test_examples=20",

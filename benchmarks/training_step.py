@@ -43,7 +43,7 @@ from pathlib import Path
 import sides
 import worker
 
-from tf_lottery.experiments.provenance import machine
+from tf_lottery.machine import machine
 from tf_lottery.models import forward_flops
 
 MODELS = ("vgg16", "resnet18", "wide_resnet-28-2")

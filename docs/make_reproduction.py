@@ -11,9 +11,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tf_lottery.experiments.paper import EXPERIMENTS
-from tf_lottery.reporting.experiment import read_experiment, verdicts
-from tf_lottery.reporting.report import escape_markdown
+from tf_lottery.report.experiment import read_experiment, verdicts
+from tf_lottery.report.report import escape_markdown
+from tf_lottery.studies.paper import EXPERIMENTS
 
 DOCS = Path(__file__).parent
 PAGE = DOCS / "reproduction.md"

@@ -8,13 +8,14 @@ import shutil
 
 import pytest
 
-from tf_lottery import files, reporting
+from tf_lottery import files
+from tf_lottery import report as reporting
+from tf_lottery.engine.stage import in_order
+from tf_lottery.engine.store import Store
 from tf_lottery.errors import LotteryError
-from tf_lottery.experiments.stage import in_order
-from tf_lottery.experiments.store import Store
-from tf_lottery.flags import parse
-from tf_lottery.lottery import entries
+from tf_lottery.lottery.graph import entries
 from tf_lottery.main import main
+from tf_lottery.options.command import parse
 from tf_lottery.tickets import Ticket
 
 RUN = [

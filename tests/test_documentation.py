@@ -7,7 +7,7 @@ import pytest
 
 import tf_lottery
 from tf_lottery.files import write_atomically
-from tf_lottery.reporting.experiment import EXPERIMENT, report
+from tf_lottery.report.experiment import EXPERIMENT, report
 
 DOCS = Path(tf_lottery.__file__).parents[1] / "docs"
 

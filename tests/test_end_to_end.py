@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tf_lottery import files, weights
-from tf_lottery.experiments.store import seal
+from tf_lottery.engine.store import seal
 from tf_lottery.main import main
 from tf_lottery.tickets import Ticket
 

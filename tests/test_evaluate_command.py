@@ -138,7 +138,7 @@ def test_a_whole_run_is_evaluated_pairwise_and_resumed(done, tmp_path, monkeypat
         raise AssertionError("attacked again")
 
     monkeypatch.setattr("tf_lottery.evaluation.evaluator.Evaluator.__call__", fail)
-    monkeypatch.setattr("tf_lottery.experiments.robustness.transfer_matrix", fail)
+    monkeypatch.setattr("tf_lottery.evaluation.robustness.transfer_matrix", fail)
     assert run(*arguments)[0] == 0
     assert evaluated(directory)["models"] == document["models"]
     code, _ = run(*arguments, "--eval_eps=0.01")

@@ -11,11 +11,11 @@ import pytest
 
 import tf_lottery
 from tf_lottery import weights
-from tf_lottery.config import ModelConfig
 from tf_lottery.errors import LotteryError
 from tf_lottery.evaluation import evaluate
 from tf_lottery.export import export_saved_model
 from tf_lottery.keras import tf
+from tf_lottery.options.settings import ModelConfig
 from tf_lottery.tickets import NetworkSpec, Ticket
 
 NAMES = ("zero", "one", "two", "three")

@@ -13,15 +13,14 @@ import pytest
 
 from tf_lottery import files, weights
 from tf_lottery.attacks import make_attack
-from tf_lottery.config import DataConfig, ModelConfig, attack_from_name
 from tf_lottery.data import load
+from tf_lottery.engine.store import seal
 from tf_lottery.evaluation import evaluate
-from tf_lottery.experiments import exporting
-from tf_lottery.experiments.loading import load_model
-from tf_lottery.experiments.store import seal
-from tf_lottery.export import latency
+from tf_lottery.evaluation.loading import load_model
+from tf_lottery.export import exporting, latency
 from tf_lottery.keras import keras, tf
 from tf_lottery.main import main
+from tf_lottery.options.settings import DataConfig, ModelConfig, attack_from_name
 from tf_lottery.pruning.masks import mask_weights, prunable_kernels
 from tf_lottery.tickets import NetworkSpec, Ticket
 
@@ -369,7 +368,7 @@ def test_bad_flags(stage, tmp_path, flag, words):
 
 
 def test_an_export_that_died_does_not_block_the_same_command(keras_file, tmp_path, monkeypatch):
-    from tf_lottery.experiments import exporting
+    from tf_lottery.export import exporting
 
     target = tmp_path / "e"
     command = ["--mode=export", f"--model_path={keras_file}", f"--export_dir={target}"]

@@ -67,7 +67,7 @@ def test_a_full_work_directory(folder, size):
 def test_a_full_disk_when_the_results_are_written(capsys, monkeypatch, folder):
     assert main([*TINY, "--workdir=w"]) == 0
     (folder / "w" / "results.json").unlink()
-    from tf_lottery.reporting import json_document
+    from tf_lottery.report import json_document
 
     def full(path, content):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -79,7 +79,7 @@ def test_a_full_disk_when_the_results_are_written(capsys, monkeypatch, folder):
 
 
 def test_surprises_are_one_line_too(capsys, monkeypatch):
-    from tf_lottery import commands
+    from tf_lottery import cli as commands
 
     def broken(command):
         raise RuntimeError("first line\nsecond line")
@@ -92,7 +92,7 @@ def test_surprises_are_one_line_too(capsys, monkeypatch):
 
 
 def test_an_interrupt_is_no_traceback(capsys, monkeypatch):
-    from tf_lottery import commands
+    from tf_lottery import cli as commands
 
     def interrupted(command):
         raise KeyboardInterrupt

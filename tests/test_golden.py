@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tf_lottery import lottery_config, reporting
+from tf_lottery import lottery_config
+from tf_lottery import report as reporting
 from tf_lottery.data import load
+from tf_lottery.engine.store import read_manifest, verify
 from tf_lottery.errors import LotteryError
-from tf_lottery.experiments.loading import load_model
-from tf_lottery.experiments.store import read_manifest, verify
+from tf_lottery.evaluation.loading import load_model
 from tf_lottery.files import document_digest
-from tf_lottery.reporting import experiment, robustness
+from tf_lottery.report import experiment, robustness
 from tf_lottery.tickets import Ticket
 
 GOLDEN = Path(__file__).parent / "golden" / "0.1.0"

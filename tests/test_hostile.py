@@ -14,12 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tf_lottery import flags, reporting
+from tf_lottery import report as reporting
+from tf_lottery.engine.store import read_manifest, verify
 from tf_lottery.errors import LotteryError, TicketError
-from tf_lottery.experiments.store import read_manifest, verify
 from tf_lottery.files import document_digest
 from tf_lottery.main import main
-from tf_lottery.reporting import experiment, robustness
+from tf_lottery.options import command as flags
+from tf_lottery.options.flags import TOPICS
+from tf_lottery.report import experiment, robustness
 from tf_lottery.tickets import NetworkSpec, Ticket
 
 GOLDEN = Path(__file__).parent / "golden" / "0.1.0"
@@ -131,7 +133,7 @@ class Readers:
         read(path)
 
     def flag(self, choose):
-        names = [name for topic in flags.definitions.TOPICS.values() for name in topic]
+        names = [name for topic in TOPICS.values() for name in topic]
         values = [
             *map(str, ODD[:14]), "8/255", "1/0", "pgd10,cw", "a,b,,", "--seed=1", "=", "\n", "%s",
             "".join(choose.choices(string.printable, k=12)), "1e400", "-5", "true", "\ud800",

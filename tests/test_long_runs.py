@@ -9,13 +9,18 @@ import numpy as np
 import pytest
 
 from tf_lottery import lottery_config
-from tf_lottery.config import ObjectiveConfig, ScheduleConfig, TrainConfig, attack_from_name
 from tf_lottery.data import ImageData
-from tf_lottery.experiments.local import run_stages
-from tf_lottery.experiments.store import Store
-from tf_lottery.experiments.work import Workshop
-from tf_lottery.lottery import entries
+from tf_lottery.engine.serial import run_stages
+from tf_lottery.engine.store import Store
+from tf_lottery.lottery.graph import entries
+from tf_lottery.lottery.work import Workshop
 from tf_lottery.models import build_model
+from tf_lottery.options.settings import (
+    ObjectiveConfig,
+    ScheduleConfig,
+    TrainConfig,
+    attack_from_name,
+)
 from tf_lottery.pruning.masks import wrap
 from tf_lottery.training import callbacks
 from tf_lottery.training.run import train

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from tf_lottery.config import ObjectiveConfig, attack_from_name
 from tf_lottery.keras import tf
 from tf_lottery.objectives import cross_entropy, make_objective
+from tf_lottery.options.settings import ObjectiveConfig, attack_from_name
 
 
 def softmax_loss(logits, y):

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 import tf_lottery
-from tf_lottery.experiments.ledger import training_cost
-from tf_lottery.experiments.stage import Stage
+from tf_lottery.engine.stage import Stage
 from tf_lottery.keras import keras
-from tf_lottery.options import lottery_config
+from tf_lottery.lottery.costs import training_cost
+from tf_lottery.options.build import lottery_config
 
 ROOT = Path(tf_lottery.__file__).parents[1]
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("folder")
 @pytest.fixture(scope="module")
 def ticket(tmp_path_factory):
     """A saved ticket of the tiny digits network, with random masks."""
-    from tf_lottery.config import ModelConfig
+    from tf_lottery.options.settings import ModelConfig
     from tf_lottery.pruning.masks import prunable_kernels
     from tf_lottery.tickets import NetworkSpec, Ticket
 

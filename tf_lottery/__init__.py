@@ -21,9 +21,9 @@ _PUBLIC = {
     "compact": "tf_lottery.compaction",
     "evaluate": "tf_lottery.evaluation",
     "Ticket": "tf_lottery.tickets",
-    "find_ticket": "tf_lottery.lottery",
-    "train_ticket": "tf_lottery.lottery",
-    "lottery_config": "tf_lottery.options",
+    "find_ticket": "tf_lottery.api",
+    "train_ticket": "tf_lottery.api",
+    "lottery_config": "tf_lottery.options.build",
 }
 
 __all__ = ["__version__", *_PUBLIC]

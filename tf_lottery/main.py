@@ -12,9 +12,11 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from tf_lottery import commands, flags
+from tf_lottery import cli
 from tf_lottery.errors import LotteryError
 from tf_lottery.interruption import Terminated, termination_raised
+from tf_lottery.options import command as flags
+from tf_lottery.studies.paper import EXPERIMENTS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,13 +24,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     verbose = any(argument in ("-v", "--verbose") for argument in arguments)
     try:
-        command = flags.parse(arguments)
+        command = flags.parse(arguments, tuple(EXPERIMENTS))
         if isinstance(command, str):
             print(command)
             return 0
         verbose = command.verbose
         with termination_raised():
-            return commands.execute(command)
+            return cli.execute(command)
     except LotteryError as error:
         if verbose:
             traceback.print_exc()

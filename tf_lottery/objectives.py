@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tf_lottery.config import ObjectiveConfig
 from tf_lottery.keras import tf
+from tf_lottery.options.settings import ObjectiveConfig
 from tf_lottery.types import Attack, LogitsFn, Tensor
 
 
@@ -43,7 +43,7 @@ def make_objective(config: ObjectiveConfig, attack: Attack | None = None) -> Obj
 
     Args:
       config: names the objective.
-      attack: made from ``config.attack``; ``None`` for natural training only.
+      attack: made from ``settings.attack``; ``None`` for natural training only.
 
     Raises:
       ValueError: the attack is missing, or natural training got one.

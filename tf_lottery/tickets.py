@@ -27,10 +27,10 @@ import numpy as np
 
 import tf_lottery
 from tf_lottery import weights
-from tf_lottery.config import ModelConfig
 from tf_lottery.errors import StoreError, TicketError, UsageError
 from tf_lottery.files import write_json
 from tf_lottery.models import build_model
+from tf_lottery.options.settings import ModelConfig
 from tf_lottery.pruning.masks import MaskedNetwork, mask_weights, prunable_kernels, wrap
 from tf_lottery.types import NamedArrays
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
-    import tensorflow as tf
+
+    from tf_lottery.keras import tf
 
 # The stubs of TensorFlow are incomplete, so tensors are ``Any`` to the checker;
 # the alias says what is meant.

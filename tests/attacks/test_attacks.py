@@ -10,9 +10,9 @@ import tf_lottery.attacks
 from tf_lottery.attacks import make_attack
 from tf_lottery.attacks.losses import cross_entropy, margin
 from tf_lottery.attacks.seeds import example_seeds, uniform_in_ball
-from tf_lottery.config import AttackConfig
 from tf_lottery.errors import UsageError
 from tf_lottery.keras import tf
+from tf_lottery.options.settings import AttackConfig
 
 EPS = 0.1
 

@@ -5,8 +5,8 @@ import pytest
 
 from tf_lottery.attacks import make_attack, make_procedure
 from tf_lottery.attacks.seeds import example_seeds
-from tf_lottery.config import AttackConfig, attack_from_name
 from tf_lottery.keras import tf
+from tf_lottery.options.settings import AttackConfig, attack_from_name
 
 SHAPE = (4, 4, 2)
 PIXELS = 32

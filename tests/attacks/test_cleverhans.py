@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tf_lottery.attacks import make_attack
-from tf_lottery.config import AttackConfig
 from tf_lottery.keras import tf
+from tf_lottery.options.settings import AttackConfig
 
 pytest.importorskip("cleverhans")
 

@@ -6,8 +6,8 @@ import pytest
 from tf_lottery.attacks import make_attack
 from tf_lottery.attacks.losses import cross_entropy
 from tf_lottery.attacks.procedure import value_and_gradient
-from tf_lottery.config import AttackConfig
 from tf_lottery.keras import tf
+from tf_lottery.options.settings import AttackConfig
 
 WEIGHTS = np.array([[0.01, -0.01], [-0.01, 0.01]])  # (pixels, classes)
 

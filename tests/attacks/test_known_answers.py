@@ -7,9 +7,9 @@ from tf_lottery.attacks import make_attack
 from tf_lottery.attacks.apgd import checkpoints
 from tf_lottery.attacks.losses import dlr, ranked_target, targeted_dlr
 from tf_lottery.attacks.search import pattern_of_side, window_sides
-from tf_lottery.config import attack_from_name
 from tf_lottery.evaluation import evaluate
 from tf_lottery.keras import tf
+from tf_lottery.options.settings import attack_from_name
 
 GRADIENT_ATTACKS = (
     "pgd40", "cw40", "mim40", "apgd_ce", "apgd_dlr", "apgd_t", "fab", "fab_t",

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from tf_lottery.attacks import apgd, make_attack
-from tf_lottery.config import AttackConfig
 from tf_lottery.keras import tf
 from tf_lottery.models import build_model
+from tf_lottery.options.settings import AttackConfig
 
 for library in ("torch", "torchattacks"):
     if importlib.util.find_spec(library) is None:

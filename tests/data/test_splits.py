@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tf_lottery.config import DataConfig
 from tf_lottery.data import load, sources, splits
 from tf_lottery.errors import DataError, UsageError
+from tf_lottery.options.settings import DataConfig
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "tfds"
 

@@ -8,10 +8,10 @@ import pytest
 
 import tf_lottery.evaluation.evaluator
 import tf_lottery.evaluation.packing
-from tf_lottery.config import AttackConfig, attack_from_name
 from tf_lottery.errors import UsageError
 from tf_lottery.evaluation import Evaluator, evaluate, logits_function
 from tf_lottery.keras import keras, tf
+from tf_lottery.options.settings import AttackConfig, attack_from_name
 
 EPS = 0.1
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from tf_lottery.attacks import make_attack
-from tf_lottery.config import attack_from_name
 from tf_lottery.errors import StoreError
 from tf_lottery.evaluation import Checkpoint, Evaluator, evaluate
 from tf_lottery.evaluation.packing import PackedAttack, packed
 from tf_lottery.keras import tf
+from tf_lottery.options.settings import attack_from_name
 
 EPS = 0.04
 
@@ -233,7 +233,7 @@ def test_outputs_that_are_no_rows_of_logits_are_refused(examples):
 
 
 def settings_of(attacks):
-    from tf_lottery.config import settings
+    from tf_lottery.options.settings import settings
 
     return [settings(attack) for attack in attacks]
 

@@ -5,12 +5,12 @@ import gzip
 import numpy as np
 import pytest
 
-from tf_lottery.config import EXPORT_FORMATS
 from tf_lottery.errors import LotteryError
 from tf_lottery.export import export_saved_model
 from tf_lottery.export.artefacts import SavedModelArtefact, TFLiteArtefact, predictions
 from tf_lottery.export.tflite import TFLITE_FORMATS, convert
 from tf_lottery.keras import keras, tf
+from tf_lottery.options.settings import EXPORT_FORMATS
 
 # Weights of the network below: kernels of 3x3x1x16, 3x3x16x32, 3x3x32x32 and (4*4*32)x4.
 KERNELS = {"conv1": 144, "conv2": 4608, "conv3": 9216, "logits": 2048}

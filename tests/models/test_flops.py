@@ -13,11 +13,11 @@ import math
 import pytest
 
 from tf_lottery.attacks import make_attack
-from tf_lottery.config import AttackConfig, ObjectiveConfig, TrainConfig
-from tf_lottery.experiments.ledger import training_cost
 from tf_lottery.keras import keras, tf
+from tf_lottery.lottery.costs import training_cost
 from tf_lottery.models import build_model, forward_flops
 from tf_lottery.objectives import make_objective
+from tf_lottery.options.settings import AttackConfig, ObjectiveConfig, TrainConfig
 from tf_lottery.pruning.masks import wrap
 from tf_lottery.training.model import LotteryModel
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tf_lottery.config import PruneConfig
+from tf_lottery.options.settings import PruneConfig
 from tf_lottery.pruning import sparsities
 
 

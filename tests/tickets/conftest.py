@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tf_lottery import weights
-from tf_lottery.config import ModelConfig
+from tf_lottery.options.settings import ModelConfig
 from tf_lottery.pruning.masks import prunable_kernels
 from tf_lottery.tickets import NetworkSpec, Ticket
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tf_lottery import tickets as tickets_module
-from tf_lottery.config import ModelConfig
 from tf_lottery.errors import TicketError
+from tf_lottery.options.settings import ModelConfig
 from tf_lottery.tickets import NetworkSpec, Ticket
 
 MODEL = ModelConfig("convnet", width_multiplier=0.1, normalize=True)

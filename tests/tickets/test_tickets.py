@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tf_lottery import weights
-from tf_lottery.config import ModelConfig
 from tf_lottery.errors import TicketError
 from tf_lottery.models import build_model
+from tf_lottery.options.settings import ModelConfig
 from tf_lottery.pruning.masks import wrap
 from tf_lottery.tickets import NetworkSpec, Ticket, read_document
 

@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 
 from tf_lottery import weights
-from tf_lottery.config import (
+from tf_lottery.data import evaluation_batches, load, training_batches
+from tf_lottery.models import build_model
+from tf_lottery.options.settings import (
     DataConfig,
     ObjectiveConfig,
     ScheduleConfig,
     TrainConfig,
     attack_from_name,
 )
-from tf_lottery.data import evaluation_batches, load, training_batches
-from tf_lottery.models import build_model
 from tf_lottery.pruning.masks import wrap
 from tf_lottery.training import callbacks, run
 from tf_lottery.training.devices import make_distribution

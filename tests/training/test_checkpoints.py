@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tf_lottery import weights
-from tf_lottery.config import ObjectiveConfig, ScheduleConfig, TrainConfig
+from tf_lottery.options.settings import ObjectiveConfig, ScheduleConfig, TrainConfig
 from tf_lottery.training import callbacks, checkpoints
 from tf_lottery.training.run import train
 
@@ -156,7 +156,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 tf.config.experimental.enable_op_determinism()
-from tf_lottery.config import *
+from tf_lottery.options.settings import *
 from tf_lottery import files, weights
 from tf_lottery.data import ImageData
 from tf_lottery.models import build_model

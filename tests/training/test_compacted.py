@@ -7,10 +7,10 @@ import pytest
 
 from tf_lottery import weights
 from tf_lottery.attacks import make_attack
-from tf_lottery.config import ObjectiveConfig, attack_from_name
 from tf_lottery.keras import keras, tf
 from tf_lottery.models import build_model, forward_flops
 from tf_lottery.objectives import make_objective
+from tf_lottery.options.settings import ObjectiveConfig, attack_from_name
 from tf_lottery.pruning.masks import wrap
 from tf_lottery.training import compacted
 from tf_lottery.training.compacted import compact_masked

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tf_lottery import weights
-from tf_lottery.config import ObjectiveConfig, ScheduleConfig, TrainConfig
 from tf_lottery.keras import tf
+from tf_lottery.options.settings import ObjectiveConfig, ScheduleConfig, TrainConfig
 from tf_lottery.training import callbacks, distance, run
 from tf_lottery.training.distance import RelativeDistance
 from tf_lottery.training.run import train

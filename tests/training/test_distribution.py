@@ -23,11 +23,11 @@ import numpy as np
 import pytest
 
 from tf_lottery import weights
-from tf_lottery.config import ObjectiveConfig, TrainConfig, settings
+from tf_lottery.engine.stage import Stage
 from tf_lottery.errors import LotteryError, UsageError
-from tf_lottery.experiments.following import agree_on_targets, follow
-from tf_lottery.experiments.stage import Stage
 from tf_lottery.keras import tf
+from tf_lottery.lottery.followers import agree_on_targets, follow
+from tf_lottery.options.settings import ObjectiveConfig, TrainConfig, settings
 from tf_lottery.training import devices
 from tf_lottery.training.distribution import Distribution
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from tf_lottery import weights
-from tf_lottery.config import ObjectiveConfig, ScheduleConfig, TrainConfig
 from tf_lottery.errors import UsageError
 from tf_lottery.keras import keras
+from tf_lottery.options.settings import ObjectiveConfig, ScheduleConfig, TrainConfig
 from tf_lottery.training import callbacks, checkpoints, guards
 from tf_lottery.training.run import train
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from tf_lottery import lottery_config
-from tf_lottery.config import ObjectiveConfig, ScheduleConfig, TrainConfig
 from tf_lottery.errors import CollapseError, NonFiniteError
 from tf_lottery.main import main
+from tf_lottery.options.settings import ObjectiveConfig, ScheduleConfig, TrainConfig
 from tf_lottery.tickets import Ticket
 from tf_lottery.training import checkpoints
 from tf_lottery.training.guards import NonFiniteGuard, has_collapsed

@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 
 from tf_lottery import weights
-from tf_lottery.config import ObjectiveConfig, ScheduleConfig, TrainConfig, attack_from_name
 from tf_lottery.errors import PrecisionError
 from tf_lottery.keras import tf
+from tf_lottery.options.settings import (
+    ObjectiveConfig,
+    ScheduleConfig,
+    TrainConfig,
+    attack_from_name,
+)
 from tf_lottery.training.input_gradients import MOST_LOST, compare
 from tf_lottery.training.run import attack_scale, train
 

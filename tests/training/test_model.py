@@ -6,10 +6,10 @@ from graphs import operations_behind
 
 from tf_lottery import weights
 from tf_lottery.attacks import make_attack
-from tf_lottery.config import ObjectiveConfig, TrainConfig, attack_from_name
 from tf_lottery.data import evaluation_batches, training_batches
 from tf_lottery.keras import keras, tf
 from tf_lottery.objectives import Objective, make_objective
+from tf_lottery.options.settings import ObjectiveConfig, TrainConfig, attack_from_name
 from tf_lottery.pruning.masks import wrap
 from tf_lottery.training.model import LotteryModel
 from tf_lottery.training.run import make_optimizer

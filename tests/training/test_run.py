@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from tf_lottery import weights
-from tf_lottery.config import (
+from tf_lottery.errors import NonFiniteError, UsageError
+from tf_lottery.keras import keras, tf
+from tf_lottery.options.settings import (
     ObjectiveConfig,
     ScheduleConfig,
     TrainConfig,
     attack_from_name,
     derive_seed,
 )
-from tf_lottery.errors import NonFiniteError, UsageError
-from tf_lottery.keras import keras, tf
 from tf_lottery.training import callbacks, checkpoints, guards, run
 from tf_lottery.training.run import train
 
@@ -233,7 +233,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 tf.config.experimental.enable_op_determinism()
-from tf_lottery.config import *
+from tf_lottery.options.settings import *
 from tf_lottery import weights
 from tf_lottery.data import ImageData
 from tf_lottery.models import build_model

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tf_lottery.config import ScheduleConfig
 from tf_lottery.keras import keras, tf
+from tf_lottery.options.settings import ScheduleConfig
 from tf_lottery.training.schedules import RateTable, learning_rates
 
 CURVES = Path(__file__).parents[3] / "shared" / "reference" / "curves.csv"

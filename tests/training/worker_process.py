@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from tf_lottery import weights
-from tf_lottery.experiments import stage_work
+from tf_lottery.lottery import work as stage_work
 from tf_lottery.main import main
 from tf_lottery.training import callbacks
 

@@ -1,6 +1,6 @@
 """l_inf and l_2 attacks on images in [0, 1], as graph operations.
 
-``make_attack`` turns settings (``tf_lottery.config.AttackConfig``) into a function
+``make_attack`` turns settings (``tf_lottery.options.settings.AttackConfig``) into a function
 ``(logits_fn, x, y, seed) -> x_adv``:
 
 - ``fgsm``: one step of eps from the clean image (Goodfellow et al. 2015, arXiv
@@ -64,8 +64,8 @@ from tf_lottery.attacks.norms import length
 from tf_lottery.attacks.pgd import ProjectedGradient
 from tf_lottery.attacks.procedure import Procedure, as_attack, better, checked, is_wrong
 from tf_lottery.attacks.search import Noise, Square
-from tf_lottery.config import AttackConfig, attack_from_name
 from tf_lottery.keras import tf
+from tf_lottery.options.settings import AttackConfig, attack_from_name
 from tf_lottery.types import Attack
 
 __all__ = ["Procedure", "length", "make_attack", "make_procedure"]
@@ -94,7 +94,7 @@ def make_attack(
         which brings its largest derivative with respect to a logit to 16: a fixed 1024
         is too little where the network is confident.
       **overrides: with a name only: ``eps``, ``step_size``, ``random_start``,
-        ``restarts`` and ``norm``, see ``tf_lottery.config.attack_from_name`` (``fgsm``
+        ``restarts`` and ``norm``, see ``tf_lottery.options.settings.attack_from_name`` (``fgsm``
         heeds ``eps`` and ``norm`` alone; for FGSM from a random start, give an
         ``AttackConfig``).
 

@@ -13,8 +13,8 @@ from tf_lottery.attacks.procedure import (
     value_and_gradient,
 )
 from tf_lottery.attacks.seeds import uniform_in_ball
-from tf_lottery.config import AttackConfig
 from tf_lottery.keras import tf
+from tf_lottery.options.settings import AttackConfig
 from tf_lottery.types import LogitsFn, Tensor
 
 _TINY = 1e-12

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from tf_lottery.attacks.seeds import example_seeds
-from tf_lottery.config import AttackConfig
 from tf_lottery.keras import tf
+from tf_lottery.options.settings import AttackConfig
 from tf_lottery.types import LogitsFn, Tensor
 
 # ``x_adv``: the answer so far, in the ball and the box. ``broken``: bool, it is

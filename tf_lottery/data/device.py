@@ -68,7 +68,7 @@ def device_images(images: np.ndarray, choice: str) -> DeviceImages | None:
 
     Args:
       images: uint8 (n, height, width, channels).
-      choice: one of ``config.DATA_ON_DEVICE``: ``auto`` takes the device if TensorFlow
+      choice: one of ``settings.DATA_ON_DEVICE``: ``auto`` takes the device if TensorFlow
         sees a GPU and the images take up to ``MOST_BYTES``; ``on`` takes it whatever it
         is, the CPU included.
 

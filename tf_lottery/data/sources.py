@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from tf_lottery.config import derive_seed
 from tf_lottery.errors import DataError, UsageError
+from tf_lottery.options.settings import derive_seed
 
 DIGITS = "digits"
 DIGITS_TEST_EXAMPLES = 360  # a fifth of the 1,797

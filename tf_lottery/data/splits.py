@@ -13,9 +13,9 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from tf_lottery.config import DataConfig, derive_seed
 from tf_lottery.data import sources
 from tf_lottery.errors import DataError, UsageError
+from tf_lottery.options.settings import DataConfig, derive_seed
 
 # On [0, 1] pixels, per channel. The paper's constants, which are not those of the
 # training pixels: the widely used deviations are means over images.

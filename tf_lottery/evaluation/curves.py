@@ -10,10 +10,10 @@ import numpy as np
 
 from tf_lottery.attacks import make_procedure
 from tf_lottery.attacks.procedure import is_wrong
-from tf_lottery.config import AttackConfig
 from tf_lottery.evaluation.evaluator import Evaluator
 from tf_lottery.evaluation.packing import packed, unit_pixels
 from tf_lottery.keras import tf
+from tf_lottery.options.settings import AttackConfig
 
 MULTIPLES = (0, 0.25, 0.5, 0.75, 1, 1.5, 2, 4)  # of the reference eps
 STEPS = (1, 2, 5, 10, 20, 50, 100)

@@ -16,12 +16,12 @@ import numpy as np
 
 from tf_lottery.attacks.losses import cross_entropy
 from tf_lottery.attacks.procedure import value_and_gradient
-from tf_lottery.config import AttackConfig, attack_from_name
 from tf_lottery.evaluation.curves import more_than_chance, rises, steps_curve
 from tf_lottery.evaluation.evaluator import Evaluation, Evaluator, sums_to_one
 from tf_lottery.evaluation.models import half_precision_operations, logits_function
 from tf_lottery.evaluation.packing import packed, unit_pixels
 from tf_lottery.keras import tf
+from tf_lottery.options.settings import AttackConfig, attack_from_name
 
 CHECKS = (
     "zero_gradients",

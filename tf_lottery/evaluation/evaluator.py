@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from tf_lottery.attack_config import default_eps
-from tf_lottery.config import AttackConfig, attack_from_name, settings
 from tf_lottery.evaluation.checkpoint import Checkpoint, Progress
 from tf_lottery.evaluation.models import (
     freezer,
@@ -30,6 +28,8 @@ from tf_lottery.evaluation.packing import (
     unit_pixels,
 )
 from tf_lottery.keras import tf
+from tf_lottery.options.attacks import default_eps
+from tf_lottery.options.settings import AttackConfig, attack_from_name, settings
 
 
 @dataclass(frozen=True)
@@ -354,7 +354,7 @@ def evaluate(
       x: (n, h, w, c), uint8 in [0, 255] or float in [0, 1].
       y: int labels (n,).
       attacks: ``AttackConfig`` or names (``fgsm``, ``pgd20``, ``autoattack``, ...); the next
-        five arguments fill in the names (see ``config.attack_from_name``).
+        five arguments fill in the names (see ``settings.attack_from_name``).
       eps: radius on [0, 1] pixels; ``None`` means 8/255 for l_inf and 0.5 for l_2.
       step_size: ``None`` means eps / 4, for MIM eps divided by its steps.
       random_start: start at a random point of the ball.

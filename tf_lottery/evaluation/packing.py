@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from tf_lottery.attacks import make_procedure
-from tf_lottery.config import AttackConfig
 from tf_lottery.keras import tf
+from tf_lottery.options.settings import AttackConfig
 from tf_lottery.types import LogitsFn
 
 _SMALLEST = 8  # images; below it a batch costs about as much as this one

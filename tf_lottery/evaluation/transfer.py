@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from tf_lottery.attacks import make_attack
-from tf_lottery.config import AttackConfig
 from tf_lottery.evaluation.models import predicted_classes
 from tf_lottery.evaluation.packing import packed, unit_pixels
 from tf_lottery.keras import tf
+from tf_lottery.options.settings import AttackConfig
 from tf_lottery.types import LogitsFn
 
 

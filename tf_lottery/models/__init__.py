@@ -15,18 +15,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from numbers import Integral
 
-from tf_lottery.config import (
-    ARCHITECTURES,
-    DTYPE_POLICIES,
-    ModelConfig,
-    check_depth,
-)
 from tf_lottery.errors import UsageError
 from tf_lottery.keras import keras
 from tf_lottery.models import convnet, lenet, resnet, vgg, wide_resnet
 from tf_lottery.models.flops import forward_flops
 from tf_lottery.models.layers import Layers, normalization
 from tf_lottery.models.memory import Footprint, footprint
+from tf_lottery.options.settings import (
+    ARCHITECTURES,
+    DTYPE_POLICIES,
+    ModelConfig,
+    check_depth,
+)
 
 __all__ = ["Footprint", "build_model", "footprint", "forward_flops"]
 

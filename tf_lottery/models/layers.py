@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tf_lottery.config import derive_seed
 from tf_lottery.errors import UsageError
 from tf_lottery.keras import keras
 from tf_lottery.models.initializers import FanInNormal
+from tf_lottery.options.settings import derive_seed
 from tf_lottery.types import Tensor
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tf_lottery.config import PruneConfig
+from tf_lottery.options.settings import PruneConfig
 
 HALF_LIFE = 10  # rounds in which the ``decreasing`` schedule covers half of its way
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tf_lottery.config import SCORES, derive_seed
 from tf_lottery.errors import NonFiniteError, UsageError
+from tf_lottery.options.settings import SCORES, derive_seed
 from tf_lottery.types import NamedArrays
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tf_lottery.config import SCOPES, derive_seed
 from tf_lottery.errors import DeadLayerError, LotteryError, UsageError
+from tf_lottery.options.settings import SCOPES, derive_seed
 from tf_lottery.pruning.scores import score as score_weights
 from tf_lottery.types import NamedArrays
 

@@ -30,7 +30,7 @@ def make_distribution(
     Has to be called before TensorFlow has started its devices.
 
     Args:
-      kind: one of ``config.DISTRIBUTIONS``.
+      kind: one of ``settings.DISTRIBUTIONS``.
       devices: how many, of all processes together; 0: all there are.
       tpu: name or address of a TPU.
       timeout: seconds after which a process that is silent counts as lost.

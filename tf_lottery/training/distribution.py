@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from tf_lottery import weights
-from tf_lottery.config import TrainConfig
 from tf_lottery.errors import LostWorkerError, UsageError
 from tf_lottery.keras import keras, tf
+from tf_lottery.options.settings import TrainConfig
 from tf_lottery.pruning.masks import MaskedNetwork, wrap
 from tf_lottery.training.batch_norm import SynchronizedBatchNorm
 
@@ -139,7 +139,7 @@ class Distribution:
         return self._strategy.distribute_datasets_from_function(of_this_process)
 
     def data_on_device(self, choice: str) -> str:
-        """``choice``, one of ``config.DATA_ON_DEVICE``; several devices are fed by the host.
+        """``choice``, one of ``settings.DATA_ON_DEVICE``; several devices are fed by the host.
 
         Raises:
           UsageError: it is ``on``, and there is a strategy.

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tf_lottery.config import TrainConfig
 from tf_lottery.errors import CollapseError, NonFiniteError
 from tf_lottery.interruption import Terminated
 from tf_lottery.keras import keras
+from tf_lottery.options.settings import TrainConfig
 from tf_lottery.training import callbacks, checkpoints
 from tf_lottery.training.checkpoints import Position
 

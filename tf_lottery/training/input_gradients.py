@@ -13,10 +13,10 @@ import numpy as np
 
 from tf_lottery.attacks.losses import LOSSES
 from tf_lottery.attacks.procedure import value_and_gradient
-from tf_lottery.config import AttackConfig
 from tf_lottery.errors import PrecisionError
 from tf_lottery.keras import keras, tf
 from tf_lottery.models.frozen import frozen_logits
+from tf_lottery.options.settings import AttackConfig
 
 IMAGES = 128  # training images compared after each epoch
 MOST_LOST = 0.05  # share of float32's entries; docs/accelerators.md has measured ones

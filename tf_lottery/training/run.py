@@ -15,7 +15,6 @@ import numpy as np
 
 from tf_lottery import files, weights
 from tf_lottery.attacks import make_attack
-from tf_lottery.config import TrainConfig, derive_seed
 from tf_lottery.data import (
     DeviceImages,
     ImageData,
@@ -28,6 +27,7 @@ from tf_lottery.data import (
 from tf_lottery.errors import UsageError
 from tf_lottery.keras import keras, tf
 from tf_lottery.objectives import make_objective
+from tf_lottery.options.settings import TrainConfig, derive_seed
 from tf_lottery.pruning.masks import MaskedNetwork
 from tf_lottery.training import callbacks, checkpoints, guards
 from tf_lottery.training.checkpoints import Position
@@ -148,9 +148,9 @@ def train(
     Called again on a directory in which it was interrupted, it goes on after the
     newest whole checkpoint, and ends as if it had not been interrupted. An interruption
     (``KeyboardInterrupt``, ``Terminated``) within an epoch saves where it stands. Files
-    left: ``final.npz`` (of the last epoch trained, which ``config.patience`` may put
+    left: ``final.npz`` (of the last epoch trained, which ``settings.patience`` may put
     before the last planned),
-    ``best.npz`` (by validation accuracy), ``epoch-<k>.npz`` for ``config.keep_epochs``,
+    ``best.npz`` (by validation accuracy), ``epoch-<k>.npz`` for ``settings.keep_epochs``,
     ``history.json``, and ``checkpoints/``, which the caller may remove once it has noted
     the end.
 
@@ -166,7 +166,7 @@ def train(
       rate_flag: the flag whose rate it runs at, likewise.
       log_directory: TensorBoard event files go here; ``None`` writes none.
       log_settings: for TensorBoard's HParams table.
-      validation_network: float32 twin when ``config.dtype_policy`` is mixed.
+      validation_network: float32 twin when ``settings.dtype_policy`` is mixed.
       verbose: as in Keras ``fit``; ``None``: a bar on a terminal, else a line an epoch.
       distance_from: kernels by layer name to which every row of the history gives the
         relative distance, see ``RelativeDistance``.
@@ -180,11 +180,11 @@ def train(
 
     Raises:
       NonFiniteError: the loss or a gradient became NaN or infinite, also at the rates that
-        ``config.on_nan`` lowered.
-      CollapseError: likewise of catastrophic overfitting and ``config.on_overfit``.
+        ``settings.on_nan`` lowered.
+      CollapseError: likewise of catastrophic overfitting and ``settings.on_overfit``.
       PrecisionError: half precision lost the attack's gradients.
       UsageError: the batch is larger than the training set, the device has no room for
-        the images, or the run stopped early, before an epoch of ``config.keep_epochs``.
+        the images, or the run stopped early, before an epoch of ``settings.keep_epochs``.
       LostWorkerError: another process ended.
       ValueError: ``distance_from`` does not fit the network.
     """

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tf_lottery.config import ScheduleConfig
 from tf_lottery.keras import keras, tf
+from tf_lottery.options.settings import ScheduleConfig
 
 
 def learning_rates(config: ScheduleConfig, epochs: int, steps_per_epoch: int) -> np.ndarray:

@@ -1,0 +1,100 @@
+"""What is typed in vain is told; what a flagfile says for another mode is passed over."""
+
+import pytest
+
+from tf_lottery.main import main
+from tf_lottery.options import command as flags
+from tf_lottery.options.effects import refuse_idle_flags
+
+
+def complaint(capsys, arguments):
+    assert main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+IDLE = [
+    ("report", "replicates", "3"),
+    ("report", "experiment", "fig1"),
+    ("report", "experiment", "nosuch"),
+    ("report", "sweep_epochs", "1,2"),
+    ("report", "epochs", "5"),
+    ("report", "jobs", "2"),
+    ("report", "model_path", "x"),
+    ("evaluate", "experiment", "fig1"),
+    ("evaluate", "replicates", "3"),
+    ("evaluate", "sweep_rates", "0.1"),
+    ("evaluate", "reference_csv", "curves.csv"),
+    ("evaluate", "jobs", "2"),
+    ("evaluate", "export_dir", "x"),
+    ("export", "transfer_attack", "pgd5"),
+    ("export", "reference_csv", "curves.csv"),
+    ("inspect", "experiment", "fig1"),
+    ("inspect", "model_path", "x"),
+    ("run", "model_path", "x"),
+    ("run", "export_dir", "x"),
+    ("plan", "evaluation_dir", "x"),
+    ("plan", "eval_batch_size", "9"),
+]
+
+
+@pytest.mark.parametrize(("mode", "name", "value"), IDLE)
+def test_a_flag_that_does_nothing_in_the_mode_is_told(mode, name, value, tmp_path, capsys):
+    # The flag's own value, and what the mode lacks, come after that.
+    line = complaint(capsys, [f"--mode={mode}", f"--{name}={value}", f"--workdir={tmp_path}/w"])
+    assert line == f"tf_lottery: --{name} does nothing in --mode={mode}, leave it out"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_way_to_type_a_flag_counts(capsys):
+    for words in (["--noaugment"], ["-epochs=3"], ["--epochs", "3"], ["--jit_compile"]):
+        assert "does nothing in --mode=report" in complaint(capsys, ["--mode=report", *words])
+
+
+@pytest.mark.parametrize("mode", ["evaluate", "export", "inspect", "report"])
+def test_a_flagfile_may_say_more_than_a_mode_needs(mode, tmp_path):
+    path = tmp_path / "run.flags"
+    path.write_text("--experiment=fig1\n--epochs=3\n--replicates=2\n--jobs=2\n--workdir=w\n")
+    command = flags.parse([f"--flagfile={path}", f"--mode={mode}"])
+    assert command.given == {"experiment", "epochs", "replicates", "jobs", "workdir", "mode"}
+    assert command.typed == {"mode"}
+    refuse_idle_flags(command)
+
+
+@pytest.mark.parametrize("mode", ["run", "plan"])
+def test_the_settings_of_a_run_go_with_its_plan(mode):
+    refuse_idle_flags(
+        flags.parse(
+            [
+                "--experiment=fig2", f"--mode={mode}", "--sweep_epochs=1,2", "--executor=ray",
+                "--ray_address=h:1", "--ray_cpus=2", "--reference_csv=c.csv",
+            ]
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--replicates=2"], "--replicates goes with --experiment, which is not given"),
+        (["--sweep_rates=0.1"], "--sweep_rates goes with --experiment"),
+        (["--reference_csv="], "--reference_csv goes with --experiment"),
+        (["--ray_cpus=2"], "--ray_cpus goes with --executor=ray"),
+        (["--ray_gpus=1"], "--ray_gpus goes with --executor=ray"),
+        (["--jobs=2", "--executor=ray"], "--jobs goes with --executor=local, not ray"),
+    ],
+)
+def test_a_flag_without_its_companion_is_told(arguments, message, capsys):
+    assert message in complaint(capsys, arguments)
+
+
+def test_an_experiment_without_a_name_is_none(capsys):
+    line = complaint(capsys, ["--experiment="])
+    assert "--experiment: unknown value ''" in line
+    assert "fig1" in line
+
+
+def test_jobs_of_a_flagfile_do_not_keep_from_ray(tmp_path):
+    path = tmp_path / "run.flags"
+    path.write_text("--experiment=fig1\n--jobs=2\n")
+    refuse_idle_flags(flags.parse([f"--flagfile={path}", "--executor=ray"]))

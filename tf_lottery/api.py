@@ -1,0 +1,83 @@
+"""The Python names of the package: find a ticket, train it."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tf_lottery import weights
+from tf_lottery.engine.serial import run_stages
+from tf_lottery.engine.store import Store
+from tf_lottery.lottery.graph import make_entry
+from tf_lottery.lottery.work import Workshop
+from tf_lottery.options.settings import LotteryConfig
+from tf_lottery.tickets import Ticket
+
+
+def find_ticket(config: LotteryConfig, store: str | Path | None = None) -> Ticket:
+    """Searches the boosting ticket of a config.
+
+    Args:
+      config: see ``tf_lottery.lottery_config``.
+      store: directory of finished stages to use and extend; ``None`` forgets them.
+
+    Returns:
+      The ticket, with its provenance in ``found``.
+
+    Raises:
+      LotteryError: see ``tf_lottery.errors``.
+    """
+    stage = make_entry(config, "boosting").ticket
+    assert stage is not None  # only the dense network has none
+    with _store(store) as kept:
+        run_stages([stage], Workshop(kept))
+        return Ticket.load(kept.file(stage, "ticket"))
+
+
+@dataclass(frozen=True)
+class TrainedTicket:
+    """What retraining a ticket gave.
+
+    Attributes:
+      network: bare ``tf_keras`` model with the best epoch's weights.
+      history: rows as in ``training.callbacks.History``.
+    """
+
+    network: object
+    history: list[dict]
+
+
+def train_ticket(
+    ticket: Ticket, config: LotteryConfig, store: str | Path | None = None
+) -> TrainedTicket:
+    """Retrains a ticket under ``settings.ticket_train``.
+
+    Args:
+      ticket: of ``settings.model`` and a data set of the same shape.
+      config: data, schedule, seed.
+      store: as in ``find_ticket``.
+
+    Raises:
+      TicketError: the ticket is for another network.
+      LotteryError: see ``tf_lottery.errors``.
+    """
+    entry = make_entry(config, "boosting", ticket)
+    with _store(store) as kept:
+        workshop = Workshop(kept)
+        run_stages([entry.train], workshop)
+        network = workshop.spec(config).build(ticket.init_seed)
+        weights.set_weights(network, weights.read_arrays(kept.file(entry.train, "best.npz")))
+        return TrainedTicket(network, workshop.history(entry.train))
+
+
+@contextlib.contextmanager
+def _store(path: str | Path | None) -> Iterator[Store]:
+    """The store at ``path``, or one that is removed afterwards."""
+    if path is not None:
+        yield Store(path)
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            yield Store(temporary)

@@ -1,0 +1,352 @@
+"""One function a ``--mode``; each takes the parsed command line and returns an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import importlib
+import math
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tf_lottery import files
+from tf_lottery import study_cli as experiment_commands
+from tf_lottery.engine import locks
+from tf_lottery.errors import StoreError, UsageError
+from tf_lottery.options.checks import some_of
+from tf_lottery.options.command import Command
+from tf_lottery.options.effects import refuse_idle_flags
+from tf_lottery.options.settings import EXPORT_FORMATS
+from tf_lottery.placing import finish_stages, make_places
+from tf_lottery.terminal import say, silent_stderr
+
+if TYPE_CHECKING:
+    from tf_lottery.lottery.work import Workshop
+    from tf_lottery.options.settings import LotteryConfig
+    from tf_lottery.tickets import Ticket
+    from tf_lottery.training.distribution import Distribution
+
+
+def execute(command: Command) -> int:
+    """Runs the command's mode.
+
+    Raises:
+      LotteryError: see ``tf_lottery.errors``.
+    """
+    refuse_idle_flags(command)
+    chosen = command.execution
+    if chosen.devices and chosen.distribute == "none":
+        raise UsageError("--devices goes with --distribute, which is not given", "devices")
+    if chosen.distribute != "none" and command.mode not in ("run", "plan"):
+        raise UsageError(
+            f"--distribute goes with --mode=run, which trains, got --mode={command.mode}",
+            "distribute",
+        )
+    with files.disk_errors("workdir", command.workdir):
+        return _MODES[command.mode](command)
+
+
+def _start_tensorflow(verbose: bool) -> None:
+    """First import of TensorFlow; its chatter is kept from the terminal without ``-v``."""
+    if verbose:
+        importlib.import_module("tf_lottery.keras")
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with silent_stderr():
+        from tf_lottery.keras import tf
+
+        tf.get_logger().setLevel("ERROR")
+        tf.constant(0.0).numpy()  # starts the devices, which talk too
+
+
+def _start_devices(command: Command) -> Distribution:
+    """``_start_tensorflow`` with the devices that trainings are to share.
+
+    Raises:
+      UsageError: they cannot be had.
+    """
+    chosen = command.execution
+    if chosen.distribute == "multiworker":
+        # What TensorFlow says when a process ends is said again, shorter, by the error.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if command.verbose else "3")
+    with contextlib.nullcontext() if command.verbose else silent_stderr():
+        from tf_lottery.training.devices import make_distribution
+
+        announce = functools.partial(print, flush=True)
+        # First: TensorFlow starts its devices on their first use, once and for all.
+        distribution = make_distribution(
+            chosen.distribute, chosen.devices, chosen.tpu, chosen.worker_timeout, announce
+        )
+    _start_tensorflow(command.verbose)
+    return distribution
+
+
+def _run(command: Command) -> int:
+    if command.experiment is not None:
+        design = experiment_commands.make_design(command)
+        return experiment_commands.run_experiment(command, design, _start_devices(command))
+    config = command.config()  # bad flags are told before seconds go by
+    distribution = _start_devices(command)
+    from tf_lottery.engine.remote_store import open_store
+    from tf_lottery.lottery.followers import agree_on_targets, follow
+    from tf_lottery.lottery.graph import entries
+    from tf_lottery.lottery.work import Workshop
+    from tf_lottery.tickets import Ticket
+
+    ticket = Ticket.load(command.ticket) if command.ticket else None
+    targets = [stage for entry in entries(config, ticket) for stage in entry.stages]
+    agree_on_targets(targets, distribution)
+    workshop = Workshop(
+        open_store(command.store, read_only=True),
+        Path(command.workdir) / "tensorboard",
+        progress=True,
+        distribution=distribution,
+    )
+    if not distribution.chief:
+        follow(targets, workshop)
+        return 0
+    with distribution.leading():
+        return _compare(command, config, ticket, workshop)
+
+
+def _compare(
+    command: Command, config: LotteryConfig, ticket: Ticket | None, workshop: Workshop
+) -> int:
+    """A comparison, from the check of its settings to the report."""
+    from tf_lottery import report as reporting
+    from tf_lottery.report.experiment import EXPERIMENT
+    from tf_lottery.studies.comparison import is_finished, run_comparison, run_settings
+
+    workdir = Path(command.workdir)
+    results = workdir / "results.json"
+    chosen = run_settings(config, ticket)
+    reporting.check_same_settings(results, chosen)
+    if (workdir / EXPERIMENT).exists():
+        raise StoreError(
+            f"{workdir / EXPERIMENT} is of an experiment, not a comparison: choose another "
+            "--workdir"
+        )
+    if is_finished(config, workshop.store, workdir, ticket):
+        document = reporting.read_results(results)
+        print("everything is finished already; nothing was run")
+    else:
+        workshop.check(config, ticket)
+        workshop.store = make_places(command, workdir)  # from here on things are written
+        with locks.held(workdir / ".lock", str(workdir), say):
+            # Another process may have finished here while this one waited.
+            reporting.check_same_settings(results, chosen)
+            document = run_comparison(
+                config,
+                workshop,
+                workdir,
+                ticket=ticket,
+                command=command.argv,
+                finish=lambda stages: finish_stages(
+                    stages,
+                    workshop.store,
+                    workdir / "tensorboard",
+                    command,
+                    workshop.distribution,
+                ),
+            )
+            reporting.write_results(results, document)
+            reporting.write_report(workdir)
+    print()
+    print(reporting.table(document))
+    print()
+    width = min(100, shutil.get_terminal_size().columns)
+    for finding in reporting.findings(document):
+        print(textwrap.fill(f"- {finding.text}", width, subsequent_indent="  "))
+    _tell_places(workdir, document)
+    return 0
+
+
+def _tell_places(workdir: Path, document: dict) -> None:
+    print()
+    print(f"report        {workdir / 'report.html'}")
+    print(f"results       {workdir / 'results.json'}")
+    names = ", ".join(row["name"] for row in document["rows"])
+    print(f"SavedModels   {workdir / 'saved_model'}/ ({names})")
+    if document["layers"]:
+        print(f"tickets       {workdir / 'tickets'}/ ({', '.join(document['layers'])})")
+    tensorboard = Path(sys.executable).with_name("tensorboard")  # of this environment
+    if tensorboard.is_relative_to(Path.cwd()):
+        tensorboard = tensorboard.relative_to(Path.cwd())
+    print(f"TensorBoard   {tensorboard} --logdir={workdir / 'tensorboard'}")
+
+
+def _plan(command: Command) -> int:
+    if command.experiment is not None:
+        design = experiment_commands.make_design(command)
+        _start_tensorflow(command.verbose)
+        return experiment_commands.plan_experiment(command, design)
+    config = command.config()
+    _start_tensorflow(command.verbose)
+    from tf_lottery.engine.remote_store import open_store
+    from tf_lottery.lottery.graph import entries
+    from tf_lottery.lottery.plan import plan, plan_text
+    from tf_lottery.lottery.work import Workshop
+    from tf_lottery.tickets import Ticket
+
+    ticket = Ticket.load(command.ticket) if command.ticket else None
+    chosen = entries(config, ticket)
+    workshop = Workshop(open_store(command.store, read_only=True))
+    workshop.check(config, ticket)
+    planned = plan([stage for entry in chosen for stage in entry.stages], workshop)
+    dense = [entry.train for entry in chosen if entry.kind == "dense"]
+    print(plan_text(planned, dense, command.execution.jobs))
+    return 0
+
+
+def _evaluate(command: Command) -> int:
+    config = command.config()
+    given = [*command.model_paths, *([command.ticket] if command.ticket else [])]
+    if not given:
+        raise UsageError("--mode=evaluate needs --model_path or --ticket, got neither")
+    transfer = None
+    if command.transfer_attack:
+        transfer = command.evaluation_attack(command.transfer_attack, "transfer_attack")
+    analysis = command.evaluation_attack("pgd20", "eval_eps")
+    _start_tensorflow(command.verbose)
+    from tf_lottery.data import load
+    from tf_lottery.evaluation.loading import load_models
+    from tf_lottery.evaluation.robustness import RobustnessConfig, evaluate_models
+    from tf_lottery.report import robustness
+
+    chosen = RobustnessConfig(
+        config.attacks,
+        transfer,
+        dataclasses.replace(analysis, restarts=1),
+        command.analysis_images,
+        config.seed,
+        command.eval_batch_size,
+    )
+    models = load_models(given)
+    for model in models:
+        trained = model.training_eps
+        if trained is not None and not math.isclose(trained, analysis.eps, rel_tol=1e-6):
+            print(
+                f"note: {model.name} was trained at eps {trained:.4g} in l_inf and is attacked at "
+                f"{analysis.eps:.4g} in {analysis.norm}; --eval_eps changes that"
+            )
+    data = load(config.data)
+    directory = Path(command.evaluation_dir)
+    files.make_directory("evaluation_dir", directory)
+    with (
+        files.disk_errors("evaluation_dir", directory),
+        locks.held(directory / ".lock", str(directory), say),
+    ):
+        document = evaluate_models(
+            models,
+            data,
+            chosen,
+            directory,
+            command=command.argv,
+            progress=True,
+            announce=say,
+        )
+        robustness.write_evaluation(directory / "evaluation.json", document)
+        robustness.write_robustness_report(directory)
+    print()
+    print(robustness.robustness_table(document))
+    print()
+    print(f"report        {directory / 'report.html'}")
+    print(f"results       {directory / 'evaluation.json'}")
+    print(f"examples      {directory}/<model>/examples.npz")
+    return 0
+
+
+def _one_model(command: Command) -> str:
+    given = [*command.model_paths, *([command.ticket] if command.ticket else [])]
+    if len(given) != 1:
+        raise UsageError(
+            f"--mode={command.mode} needs one of --model_path and --ticket, got "
+            + (" and ".join(given) or "neither")
+        )
+    return given[0]
+
+
+def _export(command: Command) -> int:
+    path = _one_model(command)
+    some_of("formats", command.formats, EXPORT_FORMATS)
+    command.evaluation_attack("pgd20", "eval_eps")  # bad flags are told before seconds go by
+    data_config = command.config().data
+    target = Path(command.export_dir)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UsageError.bad_value("export_dir", str(target), "a new or empty directory")
+    _start_tensorflow(command.verbose)
+    from tf_lottery.evaluation.loading import load_model, sparsity
+    from tf_lottery.export.exporting import DOCUMENT, ExportConfig, export_model, find_images
+    from tf_lottery.report.exported import export_table
+
+    loaded = load_model(path)
+    if loaded.network is None:
+        raise UsageError.bad_value("model_path", path, "something else than a SavedModel to export")
+    config = ExportConfig(
+        command.evaluation_attack("pgd20", "eval_eps", loaded.training_eps),
+        command.formats,
+        command.compact,
+        command.options["seed"],
+        command.verbose,
+    )
+    images = find_images(loaded, data_config, command.given, command.formats)
+    with (
+        files.disk_errors("export_dir", target.parent),
+        files.new_directory(target) as partial,
+    ):
+        document = export_model(loaded, partial, images, config, command=command.argv, announce=say)
+    print(f"{loaded.what}: {sparsity(loaded.network):.1%} of the conv and dense weights are 0")
+    print()
+    print(export_table(document))
+    print()
+    for row in document["rows"]:
+        if row["file"]:
+            print(f"{row['label']:<22}  {target / row['file']}")
+    print(f"{'these numbers':<22}  {target / DOCUMENT}")
+    return 0
+
+
+def _inspect(command: Command) -> int:
+    if not command.ticket:
+        raise UsageError("--mode=inspect needs --ticket, a ticket directory")
+    _start_tensorflow(command.verbose)
+    from tf_lottery.report.text import ticket_text
+    from tf_lottery.tickets import Ticket
+
+    print(ticket_text(Ticket.load(command.ticket).to_json()))
+    return 0
+
+
+def _report(command: Command) -> int:
+    from tf_lottery import report as reporting
+    from tf_lottery.report.experiment import EXPERIMENT
+
+    workdir = Path(command.workdir)
+    if (workdir / EXPERIMENT).exists():
+        return experiment_commands.report_experiment(command, _start_tensorflow)
+    if command.reference_csv is not None:
+        raise UsageError(
+            f"--reference_csv goes with an experiment, {workdir} holds none: leave it out",
+            "reference_csv",
+        )
+    document = reporting.read_results(workdir / "results.json")
+    reporting.write_report(workdir)
+    print(reporting.table(document))
+    _tell_places(workdir, document)
+    return 0
+
+
+_MODES: dict[str, Callable[[Command], int]] = {
+    "run": _run,
+    "plan": _plan,
+    "evaluate": _evaluate,
+    "export": _export,
+    "inspect": _inspect,
+    "report": _report,
+}

@@ -1,0 +1,1 @@
+"""Stages, where they are kept and how they are carried out; knows no network."""

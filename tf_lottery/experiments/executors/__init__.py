@@ -1,1 +1,0 @@
-"""Executors of the stage graph: worker processes of this machine, or a Ray cluster."""

@@ -1,0 +1,372 @@
+"""``--mode=export``: writes a model's files, reads them back, and measures what they are."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import tf_lottery
+from tf_lottery import files
+from tf_lottery.attacks import make_attack
+from tf_lottery.compaction import Compaction, compact
+from tf_lottery.data import ImageData, load
+from tf_lottery.errors import LotteryError, UsageError
+from tf_lottery.evaluation.loading import LoadedModel
+from tf_lottery.evaluation.models import full_float32
+from tf_lottery.evaluation.packing import packed, unit_pixels
+from tf_lottery.export import export_saved_model
+from tf_lottery.export.artefacts import (
+    Artefact,
+    SavedModelArtefact,
+    TFLiteArtefact,
+    cores,
+    predictions,
+)
+from tf_lottery.export.latency import interleaved
+from tf_lottery.export.tflite import TFLITE_FORMATS, convert
+from tf_lottery.keras import keras, tf
+from tf_lottery.machine import machine
+from tf_lottery.models import forward_flops
+from tf_lottery.options.checks import some_of
+from tf_lottery.options.settings import (
+    EXPORT_FORMATS,
+    AttackConfig,
+    DataConfig,
+    derive_seed,
+    settings,
+)
+
+DOCUMENT = "export.json"
+BATCHES = (1, 64)
+TEST_IMAGES = 1000  # of a data set's test split, unless told otherwise
+REPRESENTATIVE = 200  # training images whose activations set the ranges of int8
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    """What is written and measured.
+
+    Attributes:
+      attack: that the files are tried on.
+      formats: of ``settings.EXPORT_FORMATS``.
+      compact: cut out what no logit depends on.
+      seed: of the attack's random starts and the representative images.
+      verbose: let TensorFlow talk.
+    """
+
+    attack: AttackConfig
+    formats: tuple[str, ...] = ("saved_model",)
+    compact: bool = False
+    seed: int = 0
+    verbose: bool = False
+
+    def __post_init__(self):
+        some_of("formats", self.formats, EXPORT_FORMATS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """The images to measure on.
+
+    Attributes:
+      data: ``None`` if they cannot be had.
+      missing: why accuracy is not measured; empty if it is.
+    """
+
+    data: ImageData | None
+    missing: str = ""
+
+
+def find_images(
+    loaded: LoadedModel,
+    config: DataConfig,
+    given: frozenset[str] = frozenset(),
+    formats: Sequence[str] = (),
+) -> Images:
+    """Loads the data set a model was trained on, as its record says.
+
+    Args:
+      loaded: the model.
+      config: of the command line. Unless ``--test_examples`` was set, at most 1,000 test
+        images are used.
+      given: the flags that were set: ``--dataset`` beats the record, and what is wrong with a
+        flag that was set is an error.
+      formats: that are to be written: those of int8 need images of any model.
+
+    Raises:
+      UsageError: a flag that was set does not fit.
+    """
+    untrained = "a ticket's weights are not trained yet" if loaded.is_untrained_ticket else ""
+    if untrained and not any("int8" in name for name in formats):
+        return Images(None, untrained)
+    name = config.name if "dataset" in given else loaded.dataset
+    if name is None:
+        return Images(None, "the model has no record of its data set; --dataset=NAME says which")
+    try:
+        data = load(dataclasses.replace(config, name=name))
+        _check_fit(loaded, data)
+    except UsageError as error:
+        if error.flag in given:
+            raise
+        return Images(None, str(error))
+    except LotteryError as error:
+        return Images(None, str(error))
+    if "test_examples" not in given:
+        parts = ("test_images", "test_labels", "test_index")
+        first = {part: getattr(data, part)[:TEST_IMAGES] for part in parts}
+        data = dataclasses.replace(data, **first)
+    return Images(data, untrained)
+
+
+def _check_fit(loaded: LoadedModel, data: ImageData) -> None:
+    sizes = zip(loaded.input_shape, data.input_shape, strict=False)
+    if len(loaded.input_shape) != 3 or any(ours not in (None, theirs) for ours, theirs in sizes):
+        raise UsageError(
+            f"--dataset: images of {data.name} are {data.input_shape}, the model takes "
+            f"{tuple(loaded.input_shape)}",
+            "dataset",
+        )
+    if loaded.network.output_shape != (None, data.num_classes):
+        raise UsageError(
+            f"--dataset: {data.name} has {data.num_classes} classes, the model's outputs are "
+            f"{loaded.network.output_shape}",
+            "dataset",
+        )
+
+
+def export_model(
+    loaded: LoadedModel,
+    target: Path,
+    images: Images,
+    config: ExportConfig,
+    *,
+    command: Sequence[str] = (),
+    announce: Callable[[str], None] = print,
+) -> dict:
+    """Writes the files into ``target``, and ``export.json`` with what was measured on them.
+
+    Args:
+      loaded: a model with a Keras network.
+      target: new or empty directory; a SavedModel fills it itself, TFLite files and
+        ``export.json`` lie beside it.
+      images: to measure on; without them accuracy is left out, and int8 cannot be had.
+      config: what to write.
+      command: arguments, recorded.
+      announce: told of each step.
+
+    Returns:
+      The document that ``export.json`` holds.
+
+    Raises:
+      UsageError: an int8 format without images.
+      LotteryError: TensorFlow's converter refuses the network. Nothing is written then.
+    """
+    formats = [name for name in EXPORT_FORMATS if name in config.formats]
+    wanted = [TFLITE_FORMATS[name] for name in formats if name in TFLITE_FORMATS]
+    whole = loaded.network
+    compaction = compact(whole) if config.compact else None
+    network = whole if compaction is None else compaction.network
+    pixels = None
+    if any(one.numbers == "int8" for one in wanted):
+        if images.data is None:
+            raise UsageError(
+                "--formats: int8 needs training images to set its ranges by, and there are "
+                f"none: {images.missing}",
+                "formats",
+            )
+        pixels = representative_images(images.data, config.seed)
+    contents = {}
+    for one in wanted:
+        announce(f"converting: {one.label}")
+        contents[one] = convert(network, one, pixels, config.verbose)
+    names = images.data.class_names if images.data is not None else ()
+    metadata = {**(loaded.metadata or {}), "compaction": _compaction(whole, compaction)}
+    rows: list[tuple[dict, Artefact]] = []
+
+    def row(label: str, kind: str, artefact: Artefact, kept: bool, compacted: bool) -> None:
+        file = artefact.path.relative_to(target).as_posix() if kept else None
+        described = {"label": label, "format": kind, "file": file, "compacted": compacted}
+        rows.append((described, artefact))
+
+    if "saved_model" in formats:
+        export_saved_model(network, target, names, metadata)
+    target.mkdir(parents=True, exist_ok=True)
+    for one, content in contents.items():
+        files.write_atomically(target / one.file, content)
+    with tempfile.TemporaryDirectory() as scratch:
+        if config.compact or "saved_model" not in formats:
+            before = export_saved_model(whole, Path(scratch) / "before", names, metadata)
+            row("before: SavedModel", "saved_model", SavedModelArtefact(before), False, False)
+        if "saved_model" in formats:
+            made = SavedModelArtefact(target)
+            row("SavedModel", "saved_model", made, True, config.compact)
+        for one in wanted:
+            file = TFLiteArtefact(target / one.file, cores(), config.verbose)
+            row(one.label, one.name, file, True, config.compact)
+        document = {
+            "format": 1,
+            "kind": "export",
+            "package_version": tf_lottery.__version__,
+            "command": list(command),
+            "model": loaded.what,
+            "machine": machine(),
+            "compaction": metadata["compaction"],
+            **measured(rows, whole.input_shape[1:], images, config, announce),
+        }
+    files.write_json(target / DOCUMENT, document)
+    return document
+
+
+def _compaction(whole: keras.Model, compaction: Compaction | None) -> dict | None:
+    """What was cut out, for the record."""
+    if compaction is None:
+        return None
+    return {
+        "removed": compaction.removed,
+        "channels": sum(before for before, _ in compaction.widths.values()),
+        "flops": [sum(forward_flops(network).values()) for network in (whole, compaction.network)],
+        "kept": {
+            layer: compaction.kept[layer][1].tolist()
+            for layer, (before, after) in compaction.widths.items()
+            if after < before
+        },
+    }
+
+
+def representative_images(data: ImageData, seed: int) -> np.ndarray:
+    """float32 (n, h, w, c) in [0, 1]: up to 200 training images, drawn by the seed."""
+    random = np.random.default_rng(derive_seed(seed, "export", "representative"))
+    count = min(REPRESENTATIVE, len(data.train_images))
+    return unit_pixels(data.train_images[random.permutation(len(data.train_images))[:count]])
+
+
+# Measuring ---------------------------------------------------------------------------
+
+
+def measured(
+    rows: Sequence[tuple[dict, Artefact]],
+    shape: Sequence[int],
+    images: Images,
+    config: ExportConfig,
+    announce: Callable[[str], None] = lambda line: None,
+) -> dict:
+    """What ``export.json`` says about files.
+
+    Args:
+      rows: what is known of each already, ``label`` and ``format`` at least, and the file. Among
+        them a SavedModel, on whose last one the TFLite files' adversarial examples are made.
+      shape: (height, width, channels) of an image.
+      images: to measure accuracy on.
+      config: attack and seed.
+      announce: told of each step.
+
+    Returns:
+      ``rows``, in order, with what was measured added; ``timing``, ``accuracy``,
+      ``not_measured``.
+    """
+    artefacts = {row["label"]: artefact for row, artefact in rows}
+    result: list[dict] = [dict(row) for row, _ in rows]
+    for row in result:
+        artefact = artefacts[row["label"]]
+        row["weights"], row["nonzero_weights"] = artefact.counts()
+        row["bytes"], row["gzip_bytes"] = artefact.sizes()
+    announce("timing, all files in turns")
+    rounds = _timed(result, artefacts, shape)
+    accuracy = None
+    if images.data is not None and not images.missing:
+        with full_float32():
+            accuracy = _judged(result, artefacts, images.data, config, announce)
+    return {
+        "rows": result,
+        "timing": {"batches": list(BATCHES), "rounds": rounds, "threads": cores()},
+        "accuracy": accuracy,
+        "not_measured": images.missing or None,
+    }
+
+
+def _timed(rows: Sequence[dict], artefacts: Mapping[str, Artefact], shape: Any) -> int:
+    """Adds ``latency_ms`` to the rows; returns how often each was run."""
+    random = np.random.default_rng(0)
+    calls = {}
+    for batch in BATCHES:
+        given = random.random((batch, *shape), np.float32)
+        for row in rows:
+            run = artefacts[row["label"]].runner(batch)
+            calls[row["label"], batch] = lambda run=run, given=given: run(given)
+    found = interleaved(calls)
+    for row in rows:
+        row["latency_ms"] = {
+            str(batch): {
+                part: 1000 * getattr(found[row["label"], batch], part)
+                for part in ("median", "low", "high")
+            }
+            for batch in BATCHES
+        }
+    return next(iter(found.values())).rounds
+
+
+def _judged(
+    rows: Sequence[dict],
+    artefacts: Mapping[str, Artefact],
+    data: ImageData,
+    config: ExportConfig,
+    announce: Callable[[str], None],
+) -> dict:
+    """Adds ``natural``, ``robust`` and ``crafted_on`` to the rows."""
+    x, y = data.test_images, data.test_labels
+    crafted: dict[str, np.ndarray] = {}
+    for row in rows:
+        if row["format"] == "saved_model":
+            announce(f"{config.attack.name} on {row['label']}, {len(y):,} images")
+            artefact = artefacts[row["label"]]
+            assert isinstance(artefact, SavedModelArtefact)
+            crafted[row["label"]] = _crafted(artefact, x, y, config)
+    # A TFLite file has no gradient: it gets what was crafted on its float twin.
+    twin = list(crafted)[-1]
+    for row in rows:
+        artefact = artefacts[row["label"]]
+        row["crafted_on"] = row["label"] if row["label"] in crafted else twin
+        clean = predictions(artefact, x)
+        lost = float((clean < 0).mean())
+        if lost:
+            announce(
+                f"warning: {row['label']} gives NaN for {lost:.1%} of the test images: do not use "
+                "it; among TensorFlow Lite's sparse formats float32 and int8 do not"
+            )
+        right = clean == y
+        survived = right & (predictions(artefact, crafted[row["crafted_on"]]) == y)
+        row["natural"], row["robust"] = float(right.mean()), float(survived.mean())
+    return {
+        "dataset": data.name,
+        "digest": data.digest,
+        "examples": len(y),
+        "attack": settings(config.attack),
+    }
+
+
+def _crafted(
+    artefact: SavedModelArtefact, x: np.ndarray, y: np.ndarray, config: ExportConfig
+) -> np.ndarray:
+    """float32 (n, h, w, c): adversarial examples of a SavedModel."""
+    attack = make_attack(config.attack)
+    run = tf.function(
+        lambda images, labels, seeds: attack(artefact.model.logits, images, labels, seeds),
+        input_signature=[
+            tf.TensorSpec([None, *x.shape[1:]], tf.float32),
+            tf.TensorSpec([None], tf.int32),
+            tf.TensorSpec([None, 2], tf.int32),
+        ],
+    )
+    found = []
+    # Seeds by position, as in every evaluation: the same examples, the same verdicts.
+    for rows, size in packed(len(y), 250):
+        index = np.minimum(np.arange(rows.start, rows.start + size), rows.stop - 1)
+        seeds = np.stack([np.full(size, config.seed), index], axis=1).astype(np.int32)
+        attacked = run(unit_pixels(x[index]), y[index].astype(np.int32), seeds)
+        found.append(attacked.numpy()[: rows.stop - rows.start])
+    return np.concatenate(found)

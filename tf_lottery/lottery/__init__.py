@@ -1,0 +1,1 @@
+"""Which stages find and train a ticket, how each is done, what it costs."""

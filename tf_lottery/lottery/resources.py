@@ -1,0 +1,183 @@
+"""What stages share while they are carried out: data, networks, compiled attacks."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tf_lottery.data import ImageData, even_batch_size, load, steps_per_epoch
+from tf_lottery.engine.stage import Stage
+from tf_lottery.engine.store import Store
+from tf_lottery.errors import StoreError, TicketError, UsageError
+from tf_lottery.evaluation import Evaluator
+from tf_lottery.keras import keras, make_deterministic
+from tf_lottery.models import Footprint, footprint, forward_flops
+from tf_lottery.options.settings import LotteryConfig
+from tf_lottery.tickets import NetworkSpec, Ticket
+from tf_lottery.training.distribution import Distribution
+
+_KEPT = 4  # of each kind of thing, for arms of a sweep that differ in network or data
+_Made = TypeVar("_Made")
+
+
+class Resources:
+    """What stages share while they are carried out, and what finished ones left.
+
+    Data sets, networks and compiled attacks are kept from stage to stage, the last few.
+
+    Args:
+      store: where results of parents are read.
+      log_root: TensorBoard logs go to ``<log_root>/<label>``; ``None`` writes none.
+      progress: show bars.
+      distribution: devices that trainings share; by default one.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        log_root: Path | None = None,
+        progress: bool = False,
+        distribution: Distribution | None = None,
+    ):
+        self.store = store
+        self.log_root = log_root
+        self.progress = progress
+        self.distribution = distribution or Distribution()
+        self._made: dict[str, OrderedDict[Hashable, Any]] = {}
+        # Of every network: a sweep's arms come round again with each replicate, and to build
+        # a network takes a second, its numbers a few bytes.
+        self._flops: dict[NetworkSpec, int] = {}
+        self._footprints: dict[tuple[NetworkSpec, str], Footprint] = {}
+        self._ledgers: dict[str, dict] = {}  # by key; of finished stages, so they stay
+        self._deterministic: int | None = None
+
+    def _kept(self, what: str, key: Hashable, make: Callable[[], _Made]) -> _Made:
+        made = self._made.setdefault(what, OrderedDict())
+        if key not in made:
+            made[key] = make()
+            if len(made) > _KEPT:
+                made.popitem(last=False)
+        made.move_to_end(key)
+        return made[key]
+
+    def data(self, config: LotteryConfig) -> ImageData:
+        """The images."""
+        return self._kept("data", config.data, lambda: load(config.data))
+
+    def spec(self, config: LotteryConfig) -> NetworkSpec:
+        """The network every stage of a configuration uses."""
+        data = self.data(config)
+        normalize = config.model.normalize
+        return NetworkSpec(
+            config.model,
+            data.input_shape,
+            data.num_classes,
+            data.mean if normalize else None,
+            data.std if normalize else None,
+        )
+
+    def network(self, config: LotteryConfig) -> keras.Model:
+        """A bare network to put weights into; the same object for the same ``spec``."""
+        spec = self.spec(config)
+        return self._kept("network", spec, lambda: spec.build(0))
+
+    def forward_flops(self, config: LotteryConfig) -> int:
+        """FLOPs of one forward pass of one image."""
+        spec = self.spec(config)
+        if spec not in self._flops:
+            self._flops[spec] = sum(forward_flops(self.network(config)).values())
+        return self._flops[spec]
+
+    def footprint(self, config: LotteryConfig, dtype_policy: str = "float32") -> Footprint:
+        """Memory that training takes under a dtype policy."""
+        spec = self.spec(config)
+        if (spec, dtype_policy) not in self._footprints:
+            plain = dtype_policy == "float32"
+            network = self.network(config) if plain else spec.build(0, dtype_policy)
+            self._footprints[spec, dtype_policy] = footprint(network)
+        return self._footprints[spec, dtype_policy]
+
+    def evaluator(self, config: LotteryConfig) -> Evaluator:
+        """Attacks compiled for ``network(config)``: only weights are exchanged."""
+        network, jit_compile = self.network(config), config.train.jit_compile
+        size = even_batch_size(len(self.data(config).test_labels))
+        return self._kept(
+            "evaluator",
+            (self.spec(config), config.attacks, size, jit_compile),
+            lambda: Evaluator(network, config.attacks, size, jit_compile),
+        )
+
+    def check(self, config: LotteryConfig, ticket: Ticket | None = None) -> None:
+        """Loads the data and tells early what would fail late.
+
+        Raises:
+          DataError, UsageError: the data cannot be had or split as asked.
+          UsageError: a batch is larger than the training set, or cannot be shared by the
+            devices.
+          TicketError: ``ticket`` is for another network.
+        """
+        data = self.data(config)
+        for training in (config.search, config.train, config.ticket_train):
+            steps_per_epoch(len(data.train_labels), training.batch_size)
+            self.distribution.check(training)
+            if training.validation_images > len(data.validation_labels):
+                raise UsageError.bad_value(
+                    "validation_images",
+                    training.validation_images,
+                    f"at most the {len(data.validation_labels)} validation images",
+                )
+        if ticket is not None:
+            self.check_ticket(config, ticket)
+
+    def check_ticket(self, config: LotteryConfig, ticket: Ticket) -> None:
+        """Raises ``TicketError`` if the ticket is for another network."""
+        spec = self.spec(config)
+        if ticket.spec != spec:
+            made, asked = _network(ticket.spec), _network(spec)
+            raise TicketError(f"--ticket: the ticket is for {made}, this run for {asked}")
+
+    def prepare(self, stage: Stage) -> None:
+        """Puts TensorFlow into the state that a stage of this configuration is done in."""
+        config: LotteryConfig = stage.runtime["config"]
+        if config.deterministic and self._deterministic != config.seed:
+            make_deterministic(config.seed)
+            self._deterministic = config.seed
+
+    def check_data(self, stage: Stage) -> None:
+        """Makes sure that a finished training saw the images that are loaded now.
+
+        Keys name the data set, not its pixels, which another version or another
+        ``--data_dir`` may change.
+
+        Raises:
+          StoreError: it saw others.
+        """
+        data = self.data(stage.runtime["config"])
+        path = self.store.file(stage, "network.json")
+        if json.loads(path.read_text())["data_digest"] != data.digest:
+            raise StoreError(
+                f"--store: {path.parent} was trained on other images named "
+                f"{data.name}; choose another --store"
+            )
+
+    def ledger(self, stage: Stage) -> dict:
+        """What a finished stage cost, as ``Cost.to_json`` says it; ``{}`` if it says nothing."""
+        if stage.key not in self._ledgers:
+            self._ledgers[stage.key] = self.store.manifest(stage)["ledger"]
+        return self._ledgers[stage.key]
+
+    def history(self, stage: Stage) -> list[dict]:
+        """The rows of a finished training stage."""
+        return json.loads(self.store.file(stage, "history.json").read_text())
+
+    def ticket(self, stage: Stage) -> Ticket:
+        """The ticket of a finished prune stage."""
+        return Ticket.load(self.store.file(stage, "ticket"))
+
+
+def _network(spec: NetworkSpec) -> str:
+    pixels = "normalised" if spec.mean is not None else "raw"
+    return f"{spec.model.label} on {pixels} {spec.input_shape} pixels, {spec.num_classes} classes"

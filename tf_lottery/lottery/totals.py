@@ -1,0 +1,216 @@
+"""What the finished stages of one network add up to: accuracies, costs, time to a goal."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tf_lottery import weights
+from tf_lottery.engine.stage import Stage
+from tf_lottery.engine.store import Store
+from tf_lottery.lottery.graph import Entry
+from tf_lottery.lottery.work import Workshop
+from tf_lottery.options.settings import LotteryConfig
+from tf_lottery.training.callbacks import judged_by
+
+COST_COLUMNS = (
+    "seconds",
+    "startup_seconds",
+    "validation_seconds",
+    "examples",
+    "forward_passes",
+    "input_gradient_passes",
+    "weight_gradient_passes",
+    "flops",
+)
+_PASSES = ("forward_passes", "input_gradient_passes", "weight_gradient_passes")
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Of one network.
+
+    Attributes:
+      search, train: column -> sum over the stages; ``passes`` are images through the
+        network, forward and both kinds of gradients together.
+      source: ``run``: the search is a stage here; ``ticket``: as a given ticket recorded
+        it, 0 where it did not; ``none``: there was none.
+    """
+
+    search: dict[str, float]
+    train: dict[str, float]
+    source: str
+
+    def total(self, column: str) -> float:
+        """Search and training together."""
+        return self.search[column] + self.train[column]
+
+    def columns(self, *names: str) -> dict[str, float]:
+        """``search_<name>`` and ``train_<name>``."""
+        return {
+            f"{part}_{name}": getattr(self, part)[name]
+            for name in names
+            for part in ("search", "train")
+        }
+
+
+def costs(entry: Entry, workshop: Workshop) -> Costs:
+    """From the ledgers of the entry's trainings."""
+    train = _total([entry.train], workshop)
+    if entry.ticket is None:
+        return Costs(_total([], workshop), train, "none")
+    if entry.searches:
+        return Costs(_total(entry.searches, workshop), train, "run")
+    recorded = workshop.ticket(entry.ticket).found.get("cost", {})
+    search = {column: recorded.get(column, 0) for column in ("seconds", "passes", "flops")}
+    return Costs(search, train, "ticket")
+
+
+def _total(stages: Sequence[Stage], workshop: Workshop) -> dict[str, float]:
+    ledgers = [workshop.ledger(stage) for stage in stages]
+    total = {column: sum(ledger[column] for ledger in ledgers) for column in ("seconds", "flops")}
+    total["passes"] = sum(ledger[column] for ledger in ledgers for column in _PASSES)
+    return total
+
+
+def accuracies(entry: Entry, config: LotteryConfig, store: Store) -> dict:
+    """``natural``, every attack and (with attacks) ``worst``: ``{"best": ..., "last": ...}``,
+    and ``examples``, the number of test images."""
+    found = {
+        which: json.loads(store.file(stage, "evaluation.json").read_text())
+        for which, stage in entry.evaluations.items()
+    }
+    result: dict = {
+        "examples": found["best"]["examples"],
+        "natural": {which: each["natural"] for which, each in found.items()},
+    }
+    for attack in config.attacks:
+        result[attack.name] = {which: each["robust"][attack.name] for which, each in found.items()}
+    if config.attacks:
+        result["worst"] = {
+            which: _worst(store.file(stage, "examples.npz"))
+            for which, stage in entry.evaluations.items()
+        }
+    return result
+
+
+def _worst(path: Path) -> float:
+    """Share of the test images that are right clean and under every attack."""
+    found = weights.read_arrays(path)
+    right = found["clean_prediction"] == found["label"]
+    for name, predictions in found.items():
+        if name.startswith("prediction_"):
+            right = right & (predictions == found["label"])
+    return float(right.mean())
+
+
+def density(entry: Entry, workshop: Workshop) -> float:
+    """Share of the prunable weights that is left."""
+    return workshop.ticket(entry.ticket).density if entry.ticket else 1.0
+
+
+def against_baseline(
+    own: Costs, history: list[dict], baseline: Costs, baseline_history: list[dict]
+) -> dict[str, float | None]:
+    """Costs of a network as ratios to the dense baseline's.
+
+    Returns:
+      ``seconds`` and ``flops`` (search and training over the baseline's training);
+      ``epochs_to_dense``, the epochs until the baseline's best validation accuracy, with
+      ``seconds_to_dense`` and ``flops_to_dense``: search and those epochs over what the
+      baseline itself took to get there. ``None``: never.
+    """
+    result: dict[str, float | None] = {
+        column: own.total(column) / baseline.train[column] for column in ("seconds", "flops")
+    }
+    goal = accuracy_goal(baseline_history)
+    epochs, seconds = epochs_to_reach(history, goal)
+    their_epochs, their_seconds = epochs_to_reach(baseline_history, goal)
+    result |= {"epochs_to_dense": epochs, "seconds_to_dense": None, "flops_to_dense": None}
+    if epochs is not None and seconds is not None:
+        assert their_epochs is not None  # it is the baseline's own best
+        assert their_seconds is not None
+        flops = own.train["flops"] * epochs / len(history)
+        their_flops = baseline.train["flops"] * their_epochs / len(baseline_history)
+        result["seconds_to_dense"] = (own.search["seconds"] + seconds) / their_seconds
+        result["flops_to_dense"] = (own.search["flops"] + flops) / their_flops
+    return result
+
+
+def against_counted(own: Costs, epochs: int, dense_epochs: int) -> dict[str, float | None]:
+    """``flops`` as of ``against_baseline``, where no dense network was trained.
+
+    An epoch of a dense training has the FLOPs of one of the retraining: masks save none.
+
+    Args:
+      own: costs of a network.
+      epochs: that its training took.
+      dense_epochs: that the dense training would take.
+    """
+    return {"flops": own.total("flops") / (own.train["flops"] / epochs * dense_epochs)}
+
+
+def break_even(
+    own: Costs, history: list[dict], baseline: Costs, baseline_history: list[dict]
+) -> int | None:
+    """How often a ticket has to be retrained for its one search to have paid, in FLOPs.
+
+    A retraining counts until it reaches the baseline's best validation accuracy, the dense
+    training until it does so itself. The smallest n for which the search and n retrainings
+    cost no more than n dense trainings; ``None`` if no number is large enough, or the
+    accuracy is not reached.
+    """
+    goal = accuracy_goal(baseline_history)
+    epochs, _ = epochs_to_reach(history, goal)
+    their_epochs, _ = epochs_to_reach(baseline_history, goal)
+    if epochs is None or their_epochs is None:
+        return None
+    saved = baseline.train["flops"] * their_epochs / len(baseline_history)
+    saved -= own.train["flops"] * epochs / len(history)
+    if saved <= 0:
+        return None
+    return max(1, math.ceil(own.search["flops"] / saved - 1e-9))
+
+
+def accuracy_goal(history: list[dict]) -> float:
+    """The best validation accuracy of a run (robust if it was measured)."""
+    return max(row[judged_by(history)] for row in history)
+
+
+def epochs_to_reach(history: list[dict], goal: float) -> tuple[float | None, float | None]:
+    """When a run's validation accuracy first reached ``goal``.
+
+    Interpolates linearly between the last epoch below and the first not below.
+
+    Returns:
+      Epochs (from the start, fractional) and training seconds until then, or
+      ``(None, None)`` if it never did.
+    """
+    column = judged_by(history)
+    seconds = 0.0
+    previous = None
+    for row in history:
+        if row[column] >= goal:
+            share = 1.0
+            if previous is not None:
+                share = (goal - previous) / (row[column] - previous)
+            return row["epoch"] - 1 + share, seconds + share * row["seconds"]
+        previous = row[column]
+        seconds += row["seconds"]
+    return None, None
+
+
+def ledger_entry(stage: Stage, workshop: Workshop, models: Sequence[str], cached: bool) -> dict:
+    """A finished stage as ``results.json`` states it."""
+    return {
+        "stage": stage.name,
+        "kind": stage.kind,
+        "label": stage.label,
+        "models": list(models),
+        **dict.fromkeys(COST_COLUMNS, 0),
+        **workshop.ledger(stage),
+        "cached": cached,
+    }

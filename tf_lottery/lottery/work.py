@@ -1,0 +1,448 @@
+"""How each kind of stage is carried out; each leaves its files in a directory.
+
+A new kind is a function here, or anywhere else, and an entry in ``KINDS``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tf_lottery import files, pruning, weights
+from tf_lottery.engine.stage import Stage, ancestors
+from tf_lottery.evaluation import Checkpoint, logits_function
+from tf_lottery.evaluation.transfer import transfer_matrix
+from tf_lottery.export import export_saved_model
+from tf_lottery.lottery.costs import Cost, evaluation_cost, training_cost, transfer_cost
+from tf_lottery.lottery.resources import Resources
+from tf_lottery.options.settings import LotteryConfig, TrainConfig, settings
+from tf_lottery.pruning.masks import MaskedNetwork, prunable_kernels, wrap
+from tf_lottery.tickets import Ticket
+from tf_lottery.training.guards import collapsed_epochs
+from tf_lottery.training.run import train
+
+
+def initialise(shop: Resources, stage: Stage, directory: Path) -> None:
+    """Leaves ``weights.npz`` and ``network.json``."""
+    spec = shop.spec(stage.runtime["config"])
+    values = weights.get_weights(spec.build(stage.settings["seed"]))
+    weights.write_arrays(directory / "weights.npz", values)
+    files.write_json(
+        directory / "network.json",
+        {
+            "network": spec.to_json(),
+            "seed": stage.settings["seed"],
+            "digest": weights.digest(values),
+        },
+    )
+
+
+def _start(shop: Resources, stage: Stage, policy: str) -> MaskedNetwork:
+    """The masked network a training stage starts from."""
+    config = stage.runtime["config"]
+    if "ticket" in stage.parents:
+        ticket = shop.ticket(stage.parents["ticket"])
+        shop.check_ticket(config, ticket)
+        return ticket.network(policy)
+    network = shop.spec(config).build(0, policy)
+    path = shop.store.file(stage.parents["start"], "weights.npz")
+    weights.set_weights(network, weights.read_arrays(path))
+    return wrap(network)
+
+
+def train_network(shop: Resources, stage: Stage, directory: Path) -> None:
+    """Leaves ``best.npz``, ``final.npz``, ``history.json``, ``network.json`` and logs."""
+    if (directory / "ledger.json").exists():  # stopped just before the end
+        return
+    config: LotteryConfig = stage.runtime["config"]
+    training: TrainConfig = stage.runtime["train"]
+    spec, data = shop.spec(config), shop.data(config)
+    logs = None if shop.log_root is None else shop.log_root / slug(stage.label)
+    ticket = stage.parents.get("ticket")
+    start = _start(shop, stage, training.dtype_policy)
+    with shop.distribution.calling({"train": stage.key}):
+        rows = _train(
+            shop,
+            stage,
+            start,
+            directory=directory,
+            log_directory=logs,
+            log_settings=_hparams(stage, training, config),
+            verbose=None if shop.progress else 0,
+            distance_from=None if ticket is None else searched_kernels(shop, ticket),
+        )
+    if logs is not None:
+        # Packed, or TensorBoard would find each run twice under the work directory. An
+        # interrupted training that only had its end to make has written no logs.
+        logs.mkdir(parents=True, exist_ok=True)
+        shutil.make_archive(str(directory / "tensorboard"), "tar", logs)
+    files.write_json(
+        directory / "network.json",
+        {"network": spec.to_json(), "data_digest": data.digest},
+    )
+    cost = dataclasses.replace(
+        _training_cost(shop, stage, epochs=len(rows)),
+        **{
+            column: sum(row[column] for row in rows)
+            for column in ("seconds", "startup_seconds", "validation_seconds")
+        },
+    )
+    troubles = {"collapsed_epochs": collapsed_epochs(rows), "rollbacks": rows[-1]["rollbacks"]}
+    files.write_json(
+        directory / "ledger.json",
+        {**cost.to_json(), **{name: value for name, value in troubles.items() if value}},
+    )
+    shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+
+
+def train_along(shop: Resources, stage: Stage) -> None:
+    """What ``train_network`` is in a process that trains with the chief: it leaves nothing."""
+    network = shop.spec(stage.runtime["config"]).build(0, stage.runtime["train"].dtype_policy)
+    _train(shop, stage, wrap(network), directory=None, verbose=0)
+
+
+def _train(shop: Resources, stage: Stage, start: MaskedNetwork, **options) -> list[dict]:
+    config: LotteryConfig = stage.runtime["config"]
+    training: TrainConfig = stage.runtime["train"]
+    data = shop.data(config)
+    shop.distribution.agree_on(f"the data set {data.name}", data.digest)
+    mixed = training.dtype_policy != "float32"
+    # Of its searches, the boosting ticket's alone runs at the small rate.
+    small = training.schedule == config.search.schedule != config.winning_search.schedule
+    rate_flag = "search_learning_rate" if small else "learning_rate"
+    return train(
+        start,
+        data,
+        training,
+        seed=stage.settings["seed"],
+        augment=config.data.augment,
+        stage=stage.label,
+        rate_flag=rate_flag,
+        validation_network=shop.spec(config).build(0) if mixed else None,
+        distribution=shop.distribution,
+        **options,
+    )
+
+
+def evaluate(shop: Resources, stage: Stage, directory: Path) -> None:
+    """Leaves ``evaluation.json`` and ``examples.npz``."""
+    config: LotteryConfig = stage.runtime["config"]
+    trained = stage.parents["trained"]
+    name = "best.npz" if stage.settings["weights"] == "best" else "final.npz"
+    values = weights.read_arrays(shop.store.file(trained, name))
+    twin = stage.runtime.get("twin")
+    if twin is not None and shop.store.has(twin):
+        other = weights.read_arrays(shop.store.file(trained, "best.npz"))
+        if weights.digest(values) == weights.digest(other):
+            for file in ("evaluation.json", "examples.npz"):
+                shutil.copyfile(shop.store.file(twin, file), directory / file)
+            files.write_json(directory / "ledger.json", Cost().to_json())
+            return
+    data = shop.data(config)
+    weights.set_weights(shop.network(config), values)
+    checkpoint = Checkpoint(directory / "progress.npz")
+    found = shop.evaluator(config)(
+        data.test_images,
+        data.test_labels,
+        config.seed,
+        shop.progress,
+        checkpoint,
+        {"stage": stage.key, "data": data.digest},
+    )
+    files.write_json(
+        directory / "evaluation.json",
+        {
+            "natural": found.natural,
+            "robust": found.robust,
+            "examples": len(found.labels),
+            "seconds": found.seconds,
+        },
+    )
+    arrays = {"index": data.test_index, **found.arrays()}
+    weights.write_arrays(directory / "examples.npz", arrays)
+    passes = [part for parts in found.passes.values() for part in parts.values()]
+    forward = sum(part.forward_passes for part in passes)
+    gradient = sum(part.input_gradient_passes for part in passes)
+    cost = Cost(
+        seconds=sum(found.seconds.values()),  # of all processes it took
+        examples=len(found.labels),
+        forward_passes=forward,
+        input_gradient_passes=gradient,
+        flops=(forward + gradient) * shop.forward_flops(config),
+    )
+    files.write_json(directory / "ledger.json", cost.to_json())
+    checkpoint.remove()
+
+
+def export(shop: Resources, stage: Stage, directory: Path) -> None:
+    """Leaves ``saved_model``, of the best epoch."""
+    began = time.perf_counter()
+    config: LotteryConfig = stage.runtime["config"]
+    spec, data = shop.spec(config), shop.data(config)
+    trained = weights.read_arrays(shop.store.file(stage.parents["trained"], "best.npz"))
+    network = spec.build(0)
+    weights.set_weights(network, trained)
+    ticket = shop.ticket(stage.parents["ticket"]) if "ticket" in stage.parents else None
+    files.remove(directory / "saved_model")  # of a try that could not note its cost
+    export_saved_model(
+        network,
+        directory / "saved_model",
+        class_names=data.class_names,
+        metadata={
+            "dataset": data.name,
+            "network": spec.to_json(),
+            "training": dict(stage.parents["trained"].settings),
+            "epoch": "best",
+            "ticket": None if ticket is None else ticket.to_json(),
+        },
+    )
+    cost = Cost(seconds=time.perf_counter() - began)
+    files.write_json(directory / "ledger.json", cost.to_json())
+
+
+def transfer(shop: Resources, stage: Stage, directory: Path) -> None:
+    """Leaves ``transfer.json``: ``models`` (the parents' roles) and ``accuracy``, see
+    ``evaluation.transfer``; of the best epochs."""
+    began = time.perf_counter()
+    config: LotteryConfig = stage.runtime["config"]
+    data = shop.data(config)
+    networks = {}
+    for role, parent in stage.parents.items():
+        networks[role] = shop.spec(parent.runtime["config"]).build(0)
+        trained = weights.read_arrays(shop.store.file(parent, "best.npz"))
+        weights.set_weights(networks[role], trained)
+    matrix = transfer_matrix(
+        {role: logits_function(network) for role, network in networks.items()},
+        data.test_images,
+        data.test_labels,
+        stage.runtime["attack"],
+        config.seed,
+    )
+    files.write_json(
+        directory / "transfer.json",
+        {
+            "attack": settings(stage.runtime["attack"]),
+            "examples": len(data.test_labels),
+            "models": list(networks),
+            "accuracy": np.asarray(matrix).tolist(),
+        },
+    )
+    cost = dataclasses.replace(_transfer_cost(shop, stage), seconds=time.perf_counter() - began)
+    files.write_json(directory / "ledger.json", cost.to_json())
+
+
+def slug(label: str) -> str:
+    """A label as a directory name: ``search: boosting`` -> ``search-boosting``."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", label).strip("-")
+
+
+def _hparams(stage: Stage, train: TrainConfig, config: LotteryConfig) -> dict:
+    attack = train.objective.attack
+    return {
+        "stage": stage.label,
+        "model": config.model.label,
+        "dataset": config.data.name,
+        "objective": train.objective.name,
+        "eps": attack.eps if attack else 0.0,
+        "attack_steps": attack.steps if attack else 0,
+        "epochs": train.epochs,
+        "batch_size": train.batch_size,
+        "learning_rate": train.schedule.peak,
+        "sparsity": 0.0 if "start" in stage.parents else config.prune.sparsity,
+        "seed": config.seed,
+    }
+
+
+def prune(shop: Resources, stage: Stage, directory: Path) -> None:
+    """Leaves ``ticket``."""
+    began = time.perf_counter()
+    if "given" in stage.settings:
+        ticket = stage.runtime["ticket"]
+    elif "control" in stage.settings:
+        ticket = _control_ticket(shop, stage)
+    else:
+        ticket = _searched_ticket(shop, stage)
+    ticket.save(directory / "ticket")
+    cost = Cost(seconds=time.perf_counter() - began)
+    files.write_json(directory / "ledger.json", cost.to_json())
+
+
+def searched_kernels(shop: Resources, stage: Stage) -> dict | None:
+    """The trained kernels that a ticket was cut from, by layer.
+
+    Args:
+      shop: has the stages' results.
+      stage: the prune stage of a ticket or, for a control, of one made from it.
+
+    Returns:
+      Layer name -> kernel; ``None`` for a ticket that was given, not searched.
+    """
+    while "control" in stage.settings:
+        stage = stage.parents["ticket"]
+    if "trained" not in stage.parents:
+        return None
+    trained = weights.read_arrays(shop.store.file(stage.parents["trained"], "final.npz"))
+    names = prunable_kernels(shop.network(stage.runtime["config"]))
+    return {name: trained[f"{name}/kernel"] for name in names}
+
+
+def _searched_ticket(shop: Resources, stage: Stage) -> Ticket:
+    config, chosen, parents = stage.runtime["config"], stage.settings, stage.parents
+    parent = shop.ticket(parents["ticket"]) if "ticket" in parents else None
+    kernels = searched_kernels(shop, stage)
+    assert kernels is not None  # a search is a parent
+    masks = pruning.prune(
+        kernels,
+        parent.masks if parent else None,
+        chosen["sparsity"],
+        score=chosen["score"],
+        scope=chosen["scope"],
+        seed=chosen.get("seed", 0),
+    )
+    init = json.loads(shop.store.file(parents["start"], "network.json").read_text())
+    epoch = chosen["rewind_epoch"]
+    rewind = None
+    if epoch:
+        path = shop.store.file(parents["rewind"], f"epoch-{epoch}.npz")
+        rewind = weights.read_arrays(path)
+    return Ticket(
+        spec=shop.spec(config),
+        dataset=config.data.name,
+        init_seed=init["seed"],
+        init_digest=init["digest"],
+        masks=masks,
+        rewind_epoch=epoch,
+        rewind_weights=rewind,
+        found=_provenance(shop, stage),
+        parent=parent.digest if parent else None,
+    )
+
+
+def _control_ticket(shop: Resources, stage: Stage) -> Ticket:
+    parent = shop.ticket(stage.parents["ticket"])
+    found = {**parent.found, "control": stage.settings["control"], "label": stage.label}
+    if stage.settings["control"] == "random_mask":
+        masks = pruning.random_masks(parent.masks, stage.settings["seed"])
+        return dataclasses.replace(parent, masks=masks, found=found, parent=parent.digest)
+    init = json.loads(shop.store.file(stage.parents["start"], "network.json").read_text())
+    return dataclasses.replace(
+        parent,
+        init_seed=init["seed"],
+        init_digest=init["digest"],
+        rewind_epoch=0,
+        rewind_weights=None,
+        found=found,
+        parent=parent.digest,
+    )
+
+
+def _provenance(shop: Resources, stage: Stage) -> dict:
+    """How a ticket was found: settings of search and pruning, cost, stages."""
+    searches = [s for s in ancestors(stage) if s.kind == "train"]
+    ledgers = [shop.store.manifest(s)["ledger"] for s in searches]
+    last = stage.parents["trained"]
+    troubles = {
+        "collapsed_epochs": [ledger.get("collapsed_epochs", []) for ledger in ledgers],
+        "rollbacks": [ledger.get("rollbacks", 0) for ledger in ledgers],
+    }
+    return {
+        "label": stage.label,
+        "control": None,
+        "search": last.settings["train"],
+        "data": last.settings["data"],
+        "seed": last.settings["seed"],
+        "pruning": dict(stage.settings),
+        "rounds": len(searches),
+        "cost": {
+            column: sum(ledger[column] for ledger in ledgers)
+            for column in ("seconds", "examples", "forward_passes", "flops")
+        },
+        "stages": [s.name for s in searches],
+        # Of each search; left out where there were none.
+        **{name: values for name, values in troubles.items() if any(values)},
+    }
+
+
+def _no_cost(shop: Resources, stage: Stage) -> Cost:
+    del shop, stage
+    return Cost()
+
+
+def _training_cost(shop: Resources, stage: Stage, epochs: int = 0) -> Cost:
+    """``epochs``: that it took, if it stopped early; 0: as planned."""
+    training, config = stage.runtime["train"], stage.runtime["config"]
+    if epochs:
+        training = dataclasses.replace(training, epochs=epochs, keep_epochs=())
+    images = len(shop.data(config).train_labels)
+    return training_cost(training, images, shop.forward_flops(config))
+
+
+def _evaluation_cost(shop: Resources, stage: Stage) -> Cost:
+    config = stage.runtime["config"]
+    data, flops = shop.data(config), shop.forward_flops(config)
+    return evaluation_cost(config.attacks, len(data.test_labels), flops, data.num_classes)
+
+
+def _transfer_cost(shop: Resources, stage: Stage) -> Cost:
+    data = shop.data(stage.runtime["config"])
+    flops = [shop.forward_flops(parent.runtime["config"]) for parent in stage.parents.values()]
+    attack = stage.runtime["attack"]
+    return transfer_cost(attack, len(data.test_labels), flops, data.num_classes)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What can be done with the stages of a kind.
+
+    Attributes:
+      perform: does the work in a directory, the parents being finished; leaves what it cost in
+        ``ledger.json``.
+      cost: the passes and FLOPs it will take, at most; times 0.
+    """
+
+    perform: Callable[[Resources, Stage, Path], None]
+    cost: Callable[[Resources, Stage], Cost] = _no_cost
+
+
+KINDS: dict[str, Kind] = {
+    "init": Kind(initialise),
+    "train": Kind(train_network, _training_cost),
+    "prune": Kind(prune),
+    "evaluate": Kind(evaluate, _evaluation_cost),
+    "export": Kind(export),
+    "transfer": Kind(transfer, _transfer_cost),
+}
+
+
+class Workshop(Resources):
+    """Carries out stages, each under the configuration in its ``runtime["config"]``."""
+
+    def perform(self, stage: Stage, directory: Path) -> None:
+        """Does the stage's work in ``directory``, the parents being finished.
+
+        Raises:
+          LotteryError: as the work does.
+        """
+        self.prepare(stage)
+        KINDS[stage.kind].perform(self, stage, directory)
+
+    def train_along(self, stage: Stage) -> None:
+        """Takes part in a training that another process, the chief, performs.
+
+        Raises:
+          LotteryError: as the work does.
+        """
+        self.prepare(stage)
+        train_along(self, stage)
+
+    def predicted_cost(self, stage: Stage) -> Cost:
+        """Passes and FLOPs the stage will take, at most; times 0."""
+        return KINDS[stage.kind].cost(self, stage)

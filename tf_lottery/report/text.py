@@ -1,0 +1,190 @@
+"""Plain text: an attack in one phrase, one model's accuracies, one ticket's story."""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tf_lottery.errors import UsageError
+from tf_lottery.options.attacks import AttackConfig
+from tf_lottery.report import formats
+from tf_lottery.statistics import wilson
+
+COLUMNS = 100  # of the terminal text, where the content lets it
+_LOSSES = {
+    "cross_entropy": "the cross-entropy",
+    "margin": "the margin loss",
+    "dlr": "the difference of logits ratio",
+}
+
+
+def attack_words(attack: AttackConfig | Mapping[str, Any]) -> str:
+    """One phrase for an attack, without its name.
+
+    Args:
+      attack: an ``AttackConfig`` or its settings, where what is left out has its default.
+
+    Example:
+      >>> attack_words(AttackConfig("pgd20", steps=20, random_start=True))
+      '20 steps of 2/255 on the cross-entropy, l_inf radius 8/255, from a random start'
+    """
+    attack = attack if isinstance(attack, AttackConfig) else AttackConfig(**attack)
+    # FAB begins at the clean image whatever is set, the queries of Square with stripes.
+    started = attack.method in ("pgd", "mim", "apgd")
+    start = "from a random start" if attack.random_start else "from the clean image"
+    words = [
+        _search_words(attack),
+        f"{norm_word(attack.norm)} radius {formats.length(attack.eps, attack.norm)}",
+        start if started else "",
+        f"{attack.restarts} restarts" if attack.restarts > 1 else "",
+    ]
+    return ", ".join(word for word in words if word)
+
+
+def norm_word(norm: str) -> str:
+    """``linf`` -> ``l_inf``, ``l2`` -> ``l_2``."""
+    return {"linf": "l_inf", "l2": "l_2"}[norm]
+
+
+def attack_problem(attack: Any) -> str:
+    """Why ``attack`` is not the settings of an attack, in one line; empty when it is."""
+    if not isinstance(attack, dict):
+        return "not the settings of an attack"
+    known = {field.name for field in dataclasses.fields(AttackConfig)}
+    unknown = [key for key in attack if key not in known]
+    if unknown:
+        return f"unknown setting {unknown[0]!r}"
+    try:
+        AttackConfig(**attack)
+    except UsageError as error:
+        return str(error).removeprefix("--")
+    except TypeError as error:
+        return f"not in the expected form ({error})"
+    return ""
+
+
+def _search_words(attack: AttackConfig) -> str:
+    count = f"{attack.steps:,} step" + ("" if attack.steps == 1 else "s")
+    size = formats.length(attack.step_size, attack.norm)
+    loss = f"on {_LOSSES[attack.loss]}"
+    each = f"each of {attack.targets} wrong classes"
+    match attack.method:
+        case "autoattack":
+            return f"AutoAttack: {', '.join(part.name for part in attack.components)}"
+        case "mim":
+            return f"{count} of {size} with momentum {attack.decay:g} {loss}"
+        case "apgd":
+            aim = f" towards {each}" if attack.targets else ""
+            return f"{count} of Auto-PGD {loss}{aim}"
+        case "fab":
+            return f"{count} of FAB towards {each if attack.targets else 'the nearest wrong class'}"
+        case "square":
+            queries = f"{attack.steps:,} quer{'y' if attack.steps == 1 else 'ies'}"
+            return f"{queries} of random search (Square) {loss}, without gradients"
+        case "cw_l2":
+            return (
+                f"{attack.search_steps} x {attack.steps:,} Adam steps of {attack.step_size:g} "
+                "for the smallest perturbation (Carlini & Wagner)"
+            )
+        case "noise":
+            points = f"{attack.steps:,} random points"
+            return "a random point" if attack.steps == 1 else f"the worst of {points}"
+    return f"{count} of {size} {loss}"
+
+
+def accuracy_table(
+    natural: float, robust: Mapping[str, float], examples: int, attacks: Sequence[AttackConfig]
+) -> str:
+    """Accuracies in percent with 95 % Wilson intervals, one attack a paragraph.
+
+    Args:
+      natural: fraction of 1.
+      robust: fractions by attack name.
+      examples: number of images they are means over.
+      attacks: what the names stand for.
+    """
+    rows = [("natural", natural, "clean images")]
+    rows += [(attack.name, robust[attack.name], attack_words(attack)) for attack in attacks]
+    width = max(len(name) for name, _, _ in rows)
+    lines = []
+    for name, share, what in rows:
+        low, high = wilson(share, examples)
+        interval = f"[{low:.1%}, {high:.1%}]"
+        start = f"{name:<{width}}  {share:>6.1%}  {interval:<15}  "
+        lines.append(hanging(what, start))
+    return "\n".join(lines)
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as text, a rule below the first; the first column to the left, the others
+    to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+    text.insert(1, "  ".join("-" * width for width in widths))
+    return text
+
+
+def hanging(text: str, start: str, indent: int | None = None) -> str:
+    """``start`` and the wrapped ``text``, whose further lines stand below its beginning.
+
+    Args:
+      text: one paragraph.
+      start: stands before its first line.
+      indent: of the further lines; as wide as ``start`` if left out.
+    """
+    below = " " * (len(start) if indent is None else indent)
+    width = max(COLUMNS, len(below) + 40)
+    return textwrap.fill(
+        text, width, initial_indent=start, subsequent_indent=below, break_long_words=False
+    )
+
+
+def ticket_text(document: Mapping[str, Any]) -> str:
+    """What ``ticket.json`` says, for reading: provenance, density per layer, digests."""
+    network, found = document["network"], document["found"]
+    lines = [
+        f"ticket        {document['digest']}",
+        f"written by    tf_lottery {document['package_version']} (format {document['format']})",
+        f"network       {network['name']} depth {network['depth'] or 'default'}, "
+        f"width x{network['width_multiplier']:g}, input {tuple(network['input_shape'])}, "
+        f"{network['num_classes']} classes",
+        f"data set      {document['dataset']}",
+        f"initialised   seed {document['initialization']['seed']}, "
+        f"digest {document['initialization']['digest']}",
+        "rewinds to    "
+        + (f"epoch {document['rewind_epoch']}" if document["rewind_epoch"] else "initialisation"),
+        f"parent        {document['parent'] or 'none'}",
+        f"density       {document['density']:.4f} "
+        f"({document['weights_kept']:,} of {document['weights']:,} weights)",
+    ]
+    if found:
+        lines += ["found by"] + [f"  {line}" for line in _tree(found)]
+    lines.append("layers")
+    width = max(len(layer["layer"]) for layer in document["layers"])
+    for layer in document["layers"]:
+        share = layer["kept"] / layer["weights"]
+        bar = "#" * max(1, round(40 * share))
+        lines.append(
+            f"  {layer['layer']:<{width}}  {layer['kept']:>10,} of {layer['weights']:>10,}"
+            f"  {share:>6.1%}  {bar}"
+        )
+    return "\n".join(lines)
+
+
+def _tree(value: Mapping[str, Any], prefix: str = "") -> list[str]:
+    lines = []
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            lines += _tree(item, f"{prefix}{key}.")
+        else:
+            shown = ", ".join(map(str, item)) if isinstance(item, list) else item
+            lines.append(f"{prefix}{key} = {shown}")
+    return lines

@@ -1,0 +1,1 @@
+"""What is compared: a comparison, an experiment of the paper."""
