@@ -18,17 +18,27 @@ class Architecture:
     search_learning_rate: float
     learning_rate: float
     warmup_epochs: int  # epochs below the peak rate, out of 100
+    features: str  # where its function is
 
 
 # Rates, batch sizes and warm-ups of vgg, resnet18 and wide_resnet: arXiv 2003.05733
 # and its authors' code. VGG-16 climbs 0.01, 0.02, ... and is at 0.1 in its tenth
 # epoch, that is after nine epochs below the peak; the ResNets need ten.
 ARCHITECTURES = {
-    "convnet": Architecture(0, "none", 0, 64, 0.01, 0.1, 9),
-    "lenet": Architecture(0, "none", 0, 64, 0.01, 0.1, 9),
-    "resnet18": Architecture(18, "18", 0, 128, 0.05, 0.1, 10),
-    "vgg": Architecture(16, "7, 8, 11, 16", 0, 64, 0.01, 0.1, 9),
-    "wide_resnet": Architecture(34, "6n + 4: 10, 16, 22, 28, 34, ...", 10, 128, 0.05, 0.1, 10),
+    "convnet": Architecture(0, "none", 0, 64, 0.01, 0.1, 9, "tf_lottery.models.convnet:features"),
+    "lenet": Architecture(0, "none", 0, 64, 0.01, 0.1, 9, "tf_lottery.models.lenet:features"),
+    "resnet18": Architecture(18, "18", 0, 128, 0.05, 0.1, 10, "tf_lottery.models.resnet:features"),
+    "vgg": Architecture(16, "7, 8, 11, 16", 0, 64, 0.01, 0.1, 9, "tf_lottery.models.vgg:features"),
+    "wide_resnet": Architecture(
+        34,
+        "6n + 4: 10, 16, 22, 28, 34, ...",
+        10,
+        128,
+        0.05,
+        0.1,
+        10,
+        "tf_lottery.models.wide_resnet:features",
+    ),
 }
 
 
