@@ -5,12 +5,13 @@ Lengths are on [0, 1] pixels. Nothing here imports TensorFlow.
 
 from __future__ import annotations
 
-import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 from tf_lottery.errors import UsageError
-from tf_lottery.options.checks import at_least, choice, positive
+from tf_lottery.options.checks import at_least, positive, within
+from tf_lottery.options.option import Options, option
 
 NORMS = ("linf", "l2")
 METHODS = ("pgd", "mim", "apgd", "fab", "square", "cw_l2", "noise", "autoattack")
@@ -30,28 +31,19 @@ CW_L2_SEARCH = 9
 
 # Name -> what it is, for error messages and --help.
 NAMES = (
-    "fgsm",
-    "pgd<N> such as pgd20",
-    "cw",
-    "cw<N>",
-    "mim",
-    "mim<N>",
-    "noise",
-    "noise<N>",
-    "apgd_ce",
-    "apgd_dlr",
-    "apgd_t",
-    "fab",
-    "fab_t",
-    "square",
-    "square<N>",
-    "cw_l2",
-    "autoattack",
-)
+    "fgsm", "pgd<N> such as pgd20", "cw", "cw<N>", "mim", "mim<N>", "noise", "noise<N>", "apgd_ce",
+    "apgd_dlr", "apgd_t", "fab", "fab_t", "square", "square<N>", "cw_l2", "autoattack",
+)  # fmt: skip
+
+# A radius on [0, 1] pixels.
+RADIUS = {
+    "linf": within("[0, 1]", "in [0, 1], the range of a pixel (8/255 is usual for CIFAR-10)"),
+    "l2": at_least(0, "0 or more (0.5 is usual for CIFAR-10 in l_2)"),
+}
 
 
 @dataclass(frozen=True)
-class AttackConfig:
+class AttackConfig(Options):
     """One attack on [0, 1] pixels.
 
     Attributes:
@@ -74,41 +66,27 @@ class AttackConfig:
     """
 
     name: str = "pgd10"
-    norm: str = "linf"
+    norm: str = option("linf", choices=NORMS)
     eps: float = 8 / 255
-    steps: int = 10
-    step_size: float = 2 / 255
+    steps: int = option(10, check=at_least(1))
+    step_size: float = option(2 / 255, check=at_least(0))
     random_start: bool = False
-    restarts: int = 1
-    loss: str = "cross_entropy"
-    method: str = field(default="pgd", metadata={"omit_default": True})
-    targets: int = field(default=0, metadata={"omit_default": True})
-    decay: float = field(default=1.0, metadata={"omit_default": True})
-    search_steps: int = field(default=CW_L2_SEARCH, metadata={"omit_default": True})
+    restarts: int = option(1, check=at_least(1))
+    loss: str = option("cross_entropy", choices=LOSSES, flag="attack loss")
+    method: str = option("pgd", choices=METHODS, flag="attack method", omit_default=True)
+    targets: int = option(0, check=at_least(0), omit_default=True)
+    decay: float = option(1.0, check=at_least(0), omit_default=True)
+    search_steps: int = option(CW_L2_SEARCH, check=at_least(1), omit_default=True)
 
     def __post_init__(self):
-        choice("norm", self.norm, NORMS)
-        choice("attack method", self.method, METHODS)
-        choice("attack loss", self.loss, LOSSES)
-        check_eps("eps", self.eps, self.norm)
-        if self.steps < 1:
-            raise UsageError.bad_value("steps", self.steps, "1 or more")
-        at_least("step_size", self.step_size, 0)
+        super().__post_init__()
+        RADIUS[self.norm]("eps", self.eps)
         if self.method in ("pgd", "mim") and self.eps > 0 and self.step_size == 0:
             raise UsageError.bad_value("step_size", self.step_size, "more than 0, usually eps/4")
-        if self.restarts < 1:
-            raise UsageError.bad_value("restarts", self.restarts, "1 or more")
         if self.method == "cw_l2":
             if self.norm != "l2":
-                raise UsageError(
-                    f"--attacks: cw_l2 measures l_2 lengths, got --eval_norm={self.norm}; "
-                    "must be --eval_norm=l2",
-                    "attacks",
-                )
+                raise UsageError.bad_value("norm", self.norm, "l2 for cw_l2")
             positive("step_size", self.step_size)
-            at_least("search_steps", self.search_steps, 1)
-        at_least("targets", self.targets, 0)
-        at_least("decay", self.decay, 0)
         if self.loss == "dlr" and self.method != "apgd":
             raise UsageError.bad_value("attack loss", self.loss, "cross_entropy or margin here")
 
@@ -128,17 +106,6 @@ def default_eps(norm: str) -> float:
     return 8 / 255 if norm == "linf" else L2_EPS
 
 
-def check_eps(flag: str, eps: float, norm: str = "linf") -> None:
-    """Raises ``UsageError`` for a radius that is none of the norm."""
-    if norm == "l2":
-        if not 0 <= eps < math.inf:
-            raise UsageError.bad_value(flag, eps, "0 or more (0.5 is usual for CIFAR-10 in l_2)")
-    elif not 0 <= eps <= 1:
-        raise UsageError.bad_value(
-            flag, eps, "in [0, 1], the range of a pixel (8/255 is usual for CIFAR-10)"
-        )
-
-
 def attack_from_name(
     name: str,
     eps: float = 8 / 255,
@@ -146,6 +113,7 @@ def attack_from_name(
     random_start: bool = True,
     restarts: int = 1,
     norm: str = "linf",
+    flag: str = "attacks",
 ) -> AttackConfig:
     """The attack that a name in ``--attacks`` stands for.
 
@@ -169,48 +137,49 @@ def attack_from_name(
       random_start: of PGD and C&W's margin loss.
       restarts: of all but ``fgsm``, ``noise``, ``cw_l2`` and ``autoattack``.
       norm: ``linf`` or ``l2``.
+      flag: that the name is from.
 
     Raises:
-      UsageError: unknown name or invalid value.
+      UsageError: unknown name (naming ``flag``) or invalid value.
     """
-    if name == "fgsm":
-        return AttackConfig("fgsm", norm, eps, 1, eps)
-    if name == "autoattack":
-        return AttackConfig(name, norm, eps, 1, 0, True, method="autoattack")
-    if name == "cw_l2":
-        return AttackConfig(name, norm, eps, CW_L2_STEPS, 0.01, loss="margin", method="cw_l2")
-    if name in ("apgd_ce", "apgd_dlr", "apgd_t"):
-        loss = "cross_entropy" if name == "apgd_ce" else "dlr"
-        targets = TARGETS if name == "apgd_t" else 0
-        return AttackConfig(
-            name, norm, eps, APGD_STEPS, 2 * eps, True, restarts, loss, "apgd", targets
+    match = re.fullmatch(r"(pgd|cw|mim|noise|square)([1-9]\d{0,6})?", name)
+    kind, count = (match[1], int(match[2] or 0)) if match else (name, 0)
+    quarter = eps / 4 if step_size is None else step_size
+    pgd = {"step_size": quarter, "random_start": random_start, "restarts": restarts}
+    apgd = {
+        "steps": APGD_STEPS, "step_size": 2 * eps, "random_start": True, "restarts": restarts,
+        "method": "apgd",
+    }  # fmt: skip
+    fab = {"steps": FAB_STEPS, "step_size": 0, "restarts": restarts, "method": "fab"}
+    draws = {"step_size": 0, "random_start": True}
+    known: dict[str, dict[str, Any]] = {
+        "fgsm": {"steps": 1, "step_size": eps},
+        "pgd": {"steps": count, **pgd},
+        "cw": {"steps": count or CW_STEPS, "loss": "margin", **pgd},
+        "mim": {
+            "steps": count or MIM_STEPS,
+            "step_size": eps / (count or MIM_STEPS) if step_size is None else step_size,
+            "restarts": restarts,
+            "method": "mim",
+        },
+        "noise": {"steps": count or NOISE_DRAWS, **draws, "loss": "margin", "method": "noise"},
+        "apgd_ce": apgd,
+        "apgd_dlr": {**apgd, "loss": "dlr"},
+        "apgd_t": {**apgd, "loss": "dlr", "targets": TARGETS},
+        "fab": {**fab, "loss": "margin"},
+        "fab_t": {**fab, "loss": "margin", "targets": TARGETS},
+        "square": {
+            "steps": count or SQUARE_QUERIES, **draws, "restarts": restarts, "loss": "margin",
+            "method": "square",
+        },
+        "autoattack": {"steps": 1, **draws, "method": "autoattack"},
+        "cw_l2": {"steps": CW_L2_STEPS, "step_size": 0.01, "loss": "margin", "method": "cw_l2"},
+    }  # fmt: skip
+    if kind not in known or name == "pgd":
+        raise UsageError.unknown(flag, name, NAMES)
+    if kind == "cw_l2" and norm != "l2":
+        raise UsageError(
+            f"--{flag}: cw_l2 measures l_2 lengths, got --eval_norm={norm}; must be --eval_norm=l2",
+            flag,
         )
-    if name in ("fab", "fab_t"):
-        targets = TARGETS if name == "fab_t" else 0
-        return AttackConfig(
-            name, norm, eps, FAB_STEPS, 0, False, restarts, "margin", "fab", targets
-        )
-    match = re.fullmatch(r"(pgd|cw|mim|noise|square)((?:[1-9]\d{0,6})?)", name)
-    if not match or (match[1] == "pgd" and not match[2]):
-        raise UsageError.unknown("attacks", name, NAMES)
-    family, count = match[1], int(match[2] or 0)
-    if family == "square":
-        steps = count or SQUARE_QUERIES
-        return AttackConfig(name, norm, eps, steps, 0, True, restarts, "margin", "square")
-    if family == "noise":
-        draws = count or NOISE_DRAWS
-        return AttackConfig(name, norm, eps, draws, 0, True, loss="margin", method="noise")
-    if family == "mim":
-        steps = count or MIM_STEPS
-        size = eps / steps if step_size is None else step_size
-        return AttackConfig(name, norm, eps, steps, size, False, restarts, method="mim")
-    return AttackConfig(
-        name,
-        norm,
-        eps,
-        count or CW_STEPS,
-        eps / 4 if step_size is None else step_size,
-        random_start,
-        restarts,
-        "margin" if family == "cw" else "cross_entropy",
-    )
+    return AttackConfig(name, norm, eps, **known[kind])

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
+from typing import Any
 
 from tf_lottery.errors import UsageError
+
+# (flag, value) -> None; raises ``UsageError``.
+Check = Callable[[str, Any], None]
 
 
 def choice(flag: str, value: str, choices) -> None:
@@ -23,13 +27,23 @@ def some_of(flag: str, values, choices) -> None:
         raise UsageError.bad_value(flag, ",".join(values), "each of them once")
 
 
-def at_least(flag: str, value: float, low: float) -> None:
-    """Raises ``UsageError`` unless ``value`` is finite and ``low`` or more."""
-    if not low <= value < math.inf:  # an int may be larger than any float
-        raise UsageError.bad_value(flag, value, f"{low:g} or more")
+def within(interval: str, words: str = "") -> Check:
+    """Of numbers in an interval: ``[0, 1)`` holds 0 and not 1. NaN is in none."""
+    low, high = map(float, interval[1:-1].split(","))
+
+    def check(flag: str, value: float) -> None:
+        # An int may be larger than any float: compared, never converted.
+        above = low <= value if interval[0] == "[" else low < value
+        below = value <= high if interval[-1] == "]" else value < high
+        if not (above and below):
+            raise UsageError.bad_value(flag, value, words or f"in {interval}")
+
+    return check
 
 
-def positive(flag: str, value: float) -> None:
-    """Raises ``UsageError`` unless ``value`` is finite and above 0."""
-    if not 0 < value < math.inf:
-        raise UsageError.bad_value(flag, value, "more than 0")
+def at_least(low: float, words: str = "") -> Check:
+    """Of finite numbers that are ``low`` or more."""
+    return within(f"[{low}, inf)", words or f"{low:g} or more")
+
+
+positive = within("(0, inf)", "more than 0")

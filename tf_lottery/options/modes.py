@@ -1,0 +1,243 @@
+"""The options that say what is done, where, and by what: none of them is part of a ticket."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tf_lottery.errors import UsageError
+from tf_lottery.options.build import DEVICES, DeviceOptions
+from tf_lottery.options.checks import at_least
+from tf_lottery.options.option import MODES, OF_A_RUN, Options, option
+from tf_lottery.options.settings import EXPORT_FORMATS
+
+_STAGES = ("run", "plan")
+
+
+@dataclass(frozen=True)
+class Places(Options, topic="What to do"):
+    """The mode, and where things lie."""
+
+    mode: str = option(
+        "run",
+        "run: search, train, compare. plan: list the stages, their cost and what is finished. "
+        "evaluate: attacks on any models, with a report. export: a SavedModel, TFLite files, and "
+        "a table of what they weigh and do. inspect: a ticket. report: rebuild the report of a "
+        "work directory.",
+        choices=MODES,
+        modes=MODES,
+        recorded=False,
+    )
+    workdir: str = option(
+        "runs/lottery",
+        "Directory for results, report, tickets, SavedModels and TensorBoard logs.",
+        modes=MODES,
+        recorded=False,
+    )
+    store: str = option(
+        None,
+        "Directory of finished stages, shared between runs. Default: <workdir>/stages.",
+        recorded=False,
+    )
+    ticket: str | None = option(
+        None,
+        "A ticket directory: to inspect, evaluate or export, or in mode run to train instead of "
+        "searching one.",
+        recorded=False,
+    )
+    model_path: str | None = option(
+        None,
+        "A SavedModel directory, a .keras file, or a finished training stage of a store: to "
+        "evaluate or export. To evaluate also several with commas between, or a run's work "
+        "directory for all its models.",
+        modes=("evaluate", "export"),
+        recorded=False,
+    )
+    export_dir: str = option(
+        None,
+        "Where mode export writes. Default: <workdir>/saved_model/exported.",
+        modes=("export",),
+        recorded=False,
+    )
+    evaluation_dir: str = option(
+        None,
+        "Where mode evaluate writes, and goes on from. Default: <workdir>/evaluation.",
+        modes=("evaluate",),
+        recorded=False,
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, place in (
+            ("store", "stages"),
+            ("export_dir", "saved_model/exported"),
+            ("evaluation_dir", "evaluation"),
+        ):
+            object.__setattr__(self, name, getattr(self, name) or f"{self.workdir}/{place}")
+
+    @property
+    def model_paths(self) -> tuple[str, ...]:
+        """What ``--model_path`` lists."""
+        return tuple(path for path in (self.model_path or "").split(",") if path)
+
+
+@dataclass(frozen=True)
+class ExportOptions(Options, topic="Export", modes=("export",)):
+    """Of mode export."""
+
+    formats: tuple[str, ...] = option(
+        ("saved_model",),
+        f"What mode export writes, of {', '.join(EXPORT_FORMATS)}. sparse: non-zeros with their "
+        "positions. int8 is calibrated on training images.",
+        choices=EXPORT_FORMATS,
+    )
+    compact: bool = option(
+        False,
+        "Mode export: cut out the filters and units that no logit depends on. The logits stay "
+        "the same.",
+    )
+
+
+def _sweep(help: str):
+    return option(None, f"{help} Default: the paper's.")
+
+
+@dataclass(frozen=True)
+class ExperimentOptions(Options, topic="Experiments of the paper", modes=_STAGES):
+    """Of an experiment of the paper; a sweep that was not given is ``None``."""
+
+    experiment: str | None = option(
+        None, "Modes run and plan: instead of a comparison one of {experiments}."
+    )
+    replicates: int = option(
+        1,
+        "Modes run and plan, with --experiment: how many seeds, the first being --seed.",
+        at_least(1),
+    )
+    sweep_epochs: tuple[float, ...] | None = _sweep(
+        "Epochs of retraining (fig2, fig4, fig8, table3)."
+    )
+    sweep_rates: tuple[float, ...] | None = _sweep("Learning rates of the search (fig4).")
+    sweep_sparsity: tuple[float, ...] | None = _sweep("Shares of the weights removed (fig5).")
+    sweep_widths: tuple[float, ...] | None = _sweep("Width factors (fig6).")
+    sweep_depths: tuple[float, ...] | None = _sweep("Depths (fig6).")
+    sweep_search_epochs: tuple[float, ...] | None = _sweep("Epochs of the search (search_epochs).")
+    reference_csv: str | None = option(
+        None,
+        "Published training curves to draw beside ours: columns run, epoch, valid_clean, "
+        "valid_robust. Mode report draws the figures of an experiment's work directory anew with "
+        "them.",
+        modes=(*_STAGES, "report"),
+        recorded=False,
+    )
+
+    @property
+    def sweeps(self) -> dict[str, tuple[float, ...]]:
+        """Flag -> values, of the sweeps that were given."""
+        found = {o.flag: getattr(self, o.field) for o in ExperimentOptions.declared}
+        return {n: v for n, v in found.items() if n.startswith("sweep_") and v is not None}
+
+
+@dataclass(frozen=True)
+class Execution(DeviceOptions, topic="Experiments of the paper", modes=_STAGES):
+    """Where stages run, and what shares each batch of a training."""
+
+    executor: str = option(
+        "local",
+        "local: processes of this machine. ray: a Ray cluster (extra ray).",
+        choices=("local", "ray"),
+        recorded=False,
+    )
+    jobs: int = option(
+        1,
+        "Stages at a time on this machine, which share its cores.",
+        at_least(1),
+        executor="local",
+        recorded=False,
+    )
+    ray_address: str | None = option(
+        None, "Of a running cluster. Default: one on this machine.", recorded=False
+    )
+    ray_cpus: int = option(
+        1,
+        "CPU cores that a stage takes of a Ray cluster.",
+        at_least(1),
+        executor="ray",
+        recorded=False,
+    )
+    ray_gpus: float = option(
+        0.0,
+        "GPUs that a stage takes of a Ray cluster.",
+        at_least(0),
+        executor="ray",
+        recorded=False,
+    )
+    distribute: str = option(
+        "none",
+        "What shares each batch of a training, in mode run. mirrored: this machine's GPUs. "
+        "multiworker: processes, of several machines, that TF_CONFIG or Slurm names. tpu.",
+        choices=("none", "mirrored", "multiworker", "tpu"),
+        topic=DEVICES,
+        modes=OF_A_RUN,
+    )
+    tpu: str = option(
+        "local",
+        "Name or address of the TPU; local: of this machine.",
+        topic=DEVICES,
+        modes=OF_A_RUN,
+        recorded=False,
+    )
+    worker_timeout: int = option(
+        120,
+        "Multiworker: seconds of silence after which a process counts as lost and the run stops.",
+        at_least(5, "5 (seconds) or more"),
+        topic=DEVICES,
+        modes=OF_A_RUN,
+        recorded=False,
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.ray_address is not None and self.executor != "ray":
+            raise UsageError("--ray_address goes with --executor=ray", "ray_address")
+        if self.distribute != "none" and (self.executor != "local" or self.jobs > 1):
+            raise UsageError(
+                f"--distribute: got {self.distribute!r}, which takes one stage at a time: leave "
+                "out --jobs and --executor",
+                "distribute",
+            )
+
+
+@dataclass(frozen=True)
+class DiagnosisOptions(
+    Options, topic="Attacks in evaluation (on pixels in [0, 1])", modes=("evaluate",)
+):
+    """Of mode evaluate."""
+
+    transfer_attack: str = option(
+        "pgd20",
+        "Mode evaluate, with several models: its adversarial examples of each are tried on the "
+        "others. Empty: none.",
+    )
+    analysis_images: int = option(
+        200,
+        "Mode evaluate: test images for the diagnosis and the curves over eps and steps; 0: none "
+        "of them.",
+        at_least(0),
+    )
+    eval_batch_size: int = option(
+        0,
+        "Images a batch in mode evaluate; changes no result. 0: 250 or less.",
+        at_least(0),
+        recorded=False,
+    )
+
+
+@dataclass(frozen=True)
+class Talk(Options, topic="Running", modes=MODES):
+    """What is said."""
+
+    verbose: bool = option(
+        False, "Show tracebacks and TensorFlow's own messages.", short_name="v", recorded=False
+    )
+    help: bool = option(False, "Show this text.", short_name="h")
+    version: bool = option(False, "Show the version.")

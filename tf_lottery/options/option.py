@@ -1,0 +1,129 @@
+"""An option is declared once: as a field of a dataclass.
+
+    @dataclass(frozen=True)
+    class TrainConfig(Options, topic="Training"):
+        momentum: float = option(0.9, "Of SGD, in [0, 1).", within("[0, 1)"))
+
+From the field come the flag ``--momentum`` with its help (``flags.py``), the keyword of
+``lottery_config`` (``build.py``), the check whenever the dataclass is built, and, in a
+dataclass of ``settings.py``, its place in the stage's key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Self
+
+from tf_lottery.options.checks import Check, choice, some_of
+from tf_lottery.options.registry import Registry
+
+# Where the settings of a run may be given: its command line with another --mode shall do.
+OF_A_RUN = ("run", "plan", "evaluate", "export", "inspect")
+MODES = (*OF_A_RUN, "report")
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """What a flag and a keyword are made from.
+
+    Attributes:
+      help: a sentence or a few, with units; without it the field is checked, but is no flag.
+      check: called with the flag's name and any value but a default of ``None``.
+      flag: its name; by default the field's.
+      choices: what it may be; a ``Registry`` also takes ``package.module:function``.
+      topic: heading in ``--help``; by default the class's.
+      modes: in which it does something; by default the class's.
+      recorded: with the command line in the results; not where files lie, or how to talk.
+      executor: the only one under which it does something; empty: any.
+      short_name: a letter.
+      field, kind, default: of the dataclass's field: its name, its type (``int``, ``float``,
+        ``bool``, ``str``, ``tuple[str, ...]`` or ``tuple[float, ...]``), its default.
+    """
+
+    help: str = ""
+    check: Check | None = None
+    flag: str = ""
+    choices: Iterable[str] = ()
+    topic: str = ""
+    modes: tuple[str, ...] = ()
+    recorded: bool = True
+    executor: str = ""
+    short_name: str | None = None
+    field: str = ""
+    kind: str = ""
+    default: Any = None
+
+    def refuse(self, value: Any) -> None:
+        """Raises ``UsageError`` that names the flag, if it cannot have this value."""
+        if value is None and self.default is None:
+            return
+        if isinstance(self.choices, Registry):
+            self.choices.check(self.flag, value)
+        elif self.choices:
+            (some_of if isinstance(value, tuple) else choice)(self.flag, value, self.choices)
+        if self.check:
+            self.check(self.flag, value)
+
+
+def option(
+    default: Any,
+    help: str = "",
+    check: Check | None = None,
+    *,
+    fingerprint: bool = True,
+    omit_default: bool = False,
+    **words: Any,
+) -> Any:
+    """The field of an option.
+
+    Args:
+      default: of the flag, the keyword and the field.
+      help, check, **words: see ``Option``.
+      fingerprint: ``False``: it cannot change a result, and stays out of every key.
+      omit_default: the default, which does nothing, stays out of the keys, so that those made
+        before there was the option stay good.
+    """
+    return dataclasses.field(
+        default=default,
+        metadata={
+            "option": Option(help, check, **words),
+            "fingerprint": fingerprint,
+            "omit_default": omit_default,
+        },
+    )
+
+
+class Options:
+    """Base of dataclasses whose fields are options; checks them when built."""
+
+    declared: ClassVar[tuple[Option, ...]] = ()  # the flags among a class's own fields
+
+    _own: ClassVar[tuple[Option, ...]] = ()
+    _all: ClassVar[tuple[Option, ...]] = ()
+
+    def __init_subclass__(cls, topic: str = "", modes: tuple[str, ...] = OF_A_RUN):
+        cls._own = tuple(
+            dataclasses.replace(
+                told,
+                flag=told.flag or name,
+                topic=told.topic or topic,
+                modes=told.modes or modes,
+                field=name,
+                kind=cls.__annotations__[name].removesuffix(" | None"),
+                default=value.default,
+            )
+            for name, value in vars(cls).items()
+            if isinstance(value, dataclasses.Field) and (told := value.metadata.get("option"))
+        )
+        cls._all = tuple(told for base in cls.__mro__ for told in vars(base).get("_own", ()))
+        cls.declared = tuple(told for told in cls._own if told.help)
+
+    def __post_init__(self):
+        for told in self._all:
+            told.refuse(getattr(self, told.field))
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], **others: Any) -> Self:
+        """Built from the values of options, by flag; ``others`` are fields and go before."""
+        return cls(**{**{o.field: values[o.flag] for o in cls._all if o.help}, **others})
