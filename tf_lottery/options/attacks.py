@@ -11,7 +11,7 @@ from typing import Any
 
 from tf_lottery.errors import UsageError
 from tf_lottery.options.checks import at_least, positive, within
-from tf_lottery.options.option import Options, option
+from tf_lottery.options.option import Options, added, option
 
 NORMS = ("linf", "l2")
 METHODS = ("pgd", "mim", "apgd", "fab", "square", "cw_l2", "noise", "autoattack")
@@ -73,10 +73,10 @@ class AttackConfig(Options):
     random_start: bool = False
     restarts: int = option(1, check=at_least(1))
     loss: str = option("cross_entropy", choices=LOSSES, flag="attack loss")
-    method: str = option("pgd", choices=METHODS, flag="attack method", omit_default=True)
-    targets: int = option(0, check=at_least(0), omit_default=True)
-    decay: float = option(1.0, check=at_least(0), omit_default=True)
-    search_steps: int = option(CW_L2_SEARCH, check=at_least(1), omit_default=True)
+    method: str = added("pgd", choices=METHODS, flag="attack method")
+    targets: int = added(0, check=at_least(0))
+    decay: float = added(1.0, check=at_least(0))
+    search_steps: int = added(CW_L2_SEARCH, check=at_least(1))
 
     def __post_init__(self):
         super().__post_init__()

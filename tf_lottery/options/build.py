@@ -20,6 +20,7 @@ from tf_lottery.options.checks import at_least, positive
 from tf_lottery.options.option import Options, option
 from tf_lottery.options.registries import OBJECTIVES
 from tf_lottery.options.settings import (
+    TRAINING_ATTACK,
     DataConfig,
     LotteryConfig,
     ModelConfig,
@@ -68,7 +69,7 @@ class TrainingOptions(Options, topic="Training"):
 
 
 @dataclass(frozen=True)
-class AttackOptions(Options, topic="Attacks in training (l_inf, on pixels in [0, 1])"):
+class AttackOptions(Options, topic=TRAINING_ATTACK):
     """Of the attack that is trained on."""
 
     eps: float = option(8 / 255, "Radius of the ball; 8/255 works.", RADIUS["linf"])
@@ -275,7 +276,7 @@ def lottery_config(**options: Any) -> LotteryConfig:
 
 
 def _documentation() -> str:
-    lines = (f"{o.flag}: {o.help} [{o.default}]" for o in OPTIONS.values())
+    lines = (f"{o.flag}: {o.text}" for o in OPTIONS.values())
     return "\n      ".join(textwrap.fill(line, 92, subsequent_indent=" " * 8) for line in lines)
 
 

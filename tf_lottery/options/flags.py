@@ -11,6 +11,7 @@ import shutil
 import textwrap
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
 
 from absl import flags
 
@@ -79,17 +80,14 @@ _NUMBERS = {
 
 def _define(option: Option) -> None:
     default = list(option.default) if isinstance(option.default, tuple) else option.default
-    words, more = option.help, {"flag_values": FLAGS, "short_name": option.short_name}
+    words: dict[str, Any] = {"flag_values": FLAGS, "short_name": option.short_name}
     if option.kind in _NUMBERS:
         parser, serializer = _NUMBERS[option.kind]
-        flags.DEFINE(parser, option.flag, default, words, serializer=serializer, **more)
-    elif isinstance(option.choices, Registry):
-        words = f"<{'|'.join(option.choices)}>: {words} Or package.module:function."
-        flags.DEFINE_string(option.flag, default, words, **more)
-    elif option.choices and option.kind == "str":
-        flags.DEFINE_enum(option.flag, default, list(option.choices), words, **more)
+        flags.DEFINE(parser, option.flag, default, option.help, serializer=serializer, **words)
+    elif option.kind == "str" and option.choices and not isinstance(option.choices, Registry):
+        flags.DEFINE_enum(option.flag, default, list(option.choices), option.help, **words)
     else:
-        _KINDS[option.kind](option.flag, default, words, **more)
+        _KINDS[option.kind](option.flag, default, option.help, **words)
 
 
 for _option in OPTIONS.values():
@@ -108,28 +106,14 @@ def help_text(experiments: Sequence[str] = ()) -> str:
     ]
     for topic, names in TOPICS.items():
         lines += ["", f"{topic}:"]
-        for name in names:
-            flag = FLAGS[name]
-            head = f"--{name}" if not flag.boolean else f"--[no]{name}"
-            if flag.short_name:
-                head += f", -{flag.short_name}"
-            text = flag.help.replace("{experiments}", ", ".join(experiments)) + (
-                f" [{_shown(flag.default)}]" if flag.default is not None else ""
-            )
+        for option in map(OPTIONS.__getitem__, names):
+            head = f"--[no]{option.flag}" if option.kind == "bool" else f"--{option.flag}"
+            if option.short_name:
+                head += f", -{option.short_name}"
             lines += textwrap.wrap(
-                text,
+                option.text.replace("{experiments}", ", ".join(experiments)),
                 width,
                 initial_indent=f"  {head:<24}  " if len(head) <= 24 else f"  {head}  ",
                 subsequent_indent=" " * 28,
             )
     return "\n".join(lines)
-
-
-def _shown(default) -> str:
-    if isinstance(default, list):
-        return ",".join(default)
-    if isinstance(default, bool):
-        return "on" if default else "off"
-    if isinstance(default, float):
-        return "8/255" if default == 8 / 255 else f"{default:g}"
-    return str(default)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from tf_lottery.errors import UsageError
@@ -11,13 +12,14 @@ from tf_lottery.options.option import MODES, OF_A_RUN, Options, option
 from tf_lottery.options.settings import EXPORT_FORMATS
 
 _STAGES = ("run", "plan")
+_place = functools.partial(option, recorded=False)  # it cannot change a result
 
 
 @dataclass(frozen=True)
 class Places(Options, topic="What to do"):
     """The mode, and where things lie."""
 
-    mode: str = option(
+    mode: str = _place(
         "run",
         "run: search, train, compare. plan: list the stages, their cost and what is finished. "
         "evaluate: attacks on any models, with a report. export: a SavedModel, TFLite files, and "
@@ -25,44 +27,36 @@ class Places(Options, topic="What to do"):
         "work directory.",
         choices=MODES,
         modes=MODES,
-        recorded=False,
     )
-    workdir: str = option(
+    workdir: str = _place(
         "runs/lottery",
         "Directory for results, report, tickets, SavedModels and TensorBoard logs.",
         modes=MODES,
-        recorded=False,
     )
-    store: str = option(
-        None,
-        "Directory of finished stages, shared between runs. Default: <workdir>/stages.",
-        recorded=False,
+    store: str = _place(
+        None, "Directory of finished stages, shared between runs. Default: <workdir>/stages."
     )
-    ticket: str | None = option(
+    ticket: str | None = _place(
         None,
         "A ticket directory: to inspect, evaluate or export, or in mode run to train instead of "
         "searching one.",
-        recorded=False,
     )
-    model_path: str | None = option(
+    model_path: str | None = _place(
         None,
         "A SavedModel directory, a .keras file, or a finished training stage of a store: to "
         "evaluate or export. To evaluate also several with commas between, or a run's work "
         "directory for all its models.",
         modes=("evaluate", "export"),
-        recorded=False,
     )
-    export_dir: str = option(
+    export_dir: str = _place(
         None,
         "Where mode export writes. Default: <workdir>/saved_model/exported.",
         modes=("export",),
-        recorded=False,
     )
-    evaluation_dir: str = option(
+    evaluation_dir: str = _place(
         None,
         "Where mode evaluate writes, and goes on from. Default: <workdir>/evaluation.",
         modes=("evaluate",),
-        recorded=False,
     )
 
     def __post_init__(self):
@@ -121,13 +115,12 @@ class ExperimentOptions(Options, topic="Experiments of the paper", modes=_STAGES
     sweep_widths: tuple[float, ...] | None = _sweep("Width factors (fig6).")
     sweep_depths: tuple[float, ...] | None = _sweep("Depths (fig6).")
     sweep_search_epochs: tuple[float, ...] | None = _sweep("Epochs of the search (search_epochs).")
-    reference_csv: str | None = option(
+    reference_csv: str | None = _place(
         None,
         "Published training curves to draw beside ours: columns run, epoch, valid_clean, "
         "valid_robust. Mode report draws the figures of an experiment's work directory anew with "
         "them.",
         modes=(*_STAGES, "report"),
-        recorded=False,
     )
 
     @property
@@ -141,35 +134,20 @@ class ExperimentOptions(Options, topic="Experiments of the paper", modes=_STAGES
 class Execution(DeviceOptions, topic="Experiments of the paper", modes=_STAGES):
     """Where stages run, and what shares each batch of a training."""
 
-    executor: str = option(
+    executor: str = _place(
         "local",
         "local: processes of this machine. ray: a Ray cluster (extra ray).",
         choices=("local", "ray"),
-        recorded=False,
     )
-    jobs: int = option(
-        1,
-        "Stages at a time on this machine, which share its cores.",
-        at_least(1),
-        executor="local",
-        recorded=False,
+    jobs: int = _place(
+        1, "Stages at a time on this machine, which share its cores.", at_least(1), executor="local"
     )
-    ray_address: str | None = option(
-        None, "Of a running cluster. Default: one on this machine.", recorded=False
+    ray_address: str | None = _place(None, "Of a running cluster. Default: one on this machine.")
+    ray_cpus: int = _place(
+        1, "CPU cores that a stage takes of a Ray cluster.", at_least(1), executor="ray"
     )
-    ray_cpus: int = option(
-        1,
-        "CPU cores that a stage takes of a Ray cluster.",
-        at_least(1),
-        executor="ray",
-        recorded=False,
-    )
-    ray_gpus: float = option(
-        0.0,
-        "GPUs that a stage takes of a Ray cluster.",
-        at_least(0),
-        executor="ray",
-        recorded=False,
+    ray_gpus: float = _place(
+        0.0, "GPUs that a stage takes of a Ray cluster.", at_least(0), executor="ray"
     )
     distribute: str = option(
         "none",
@@ -179,20 +157,18 @@ class Execution(DeviceOptions, topic="Experiments of the paper", modes=_STAGES):
         topic=DEVICES,
         modes=OF_A_RUN,
     )
-    tpu: str = option(
+    tpu: str = _place(
         "local",
         "Name or address of the TPU; local: of this machine.",
         topic=DEVICES,
         modes=OF_A_RUN,
-        recorded=False,
     )
-    worker_timeout: int = option(
+    worker_timeout: int = _place(
         120,
         "Multiworker: seconds of silence after which a process counts as lost and the run stops.",
         at_least(5, "5 (seconds) or more"),
         topic=DEVICES,
         modes=OF_A_RUN,
-        recorded=False,
     )
 
     def __post_init__(self):
@@ -224,11 +200,8 @@ class DiagnosisOptions(
         "of them.",
         at_least(0),
     )
-    eval_batch_size: int = option(
-        0,
-        "Images a batch in mode evaluate; changes no result. 0: 250 or less.",
-        at_least(0),
-        recorded=False,
+    eval_batch_size: int = _place(
+        0, "Images a batch in mode evaluate; changes no result. 0: 250 or less.", at_least(0)
     )
 
 
@@ -236,8 +209,6 @@ class DiagnosisOptions(
 class Talk(Options, topic="Running", modes=MODES):
     """What is said."""
 
-    verbose: bool = option(
-        False, "Show tracebacks and TensorFlow's own messages.", short_name="v", recorded=False
-    )
+    verbose: bool = _place(False, "Show tracebacks and TensorFlow's own messages.", short_name="v")
     help: bool = option(False, "Show this text.", short_name="h")
     version: bool = option(False, "Show the version.")

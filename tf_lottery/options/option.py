@@ -12,6 +12,7 @@ dataclass of ``settings.py``, its place in the stage's key.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self
 
@@ -34,7 +35,8 @@ class Option:
       choices: what it may be; a ``Registry`` also takes ``package.module:function``.
       topic: heading in ``--help``; by default the class's.
       modes: in which it does something; by default the class's.
-      recorded: with the command line in the results; not where files lie, or how to talk.
+      recorded: in the results, with the command line; not what cannot change them, such as
+        where files lie: that is in no key either.
       executor: the only one under which it does something; empty: any.
       short_name: a letter.
       field, kind, default: of the dataclass's field: its name, its type (``int``, ``float``,
@@ -54,6 +56,16 @@ class Option:
     kind: str = ""
     default: Any = None
 
+    @property
+    def text(self) -> str:
+        """``<choices>: help [default]``."""
+        text = self.help
+        if self.choices and self.kind == "str":
+            text = f"<{'|'.join(self.choices)}>: {text}"
+            if isinstance(self.choices, Registry):
+                text += " Or package.module:function."
+        return text if self.default is None else f"{text} [{_shown(self.default)}]"
+
     def refuse(self, value: Any) -> None:
         """Raises ``UsageError`` that names the flag, if it cannot have this value."""
         if value is None and self.default is None:
@@ -64,6 +76,16 @@ class Option:
             (some_of if isinstance(value, tuple) else choice)(self.flag, value, self.choices)
         if self.check:
             self.check(self.flag, value)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(value)
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return "8/255" if value == 8 / 255 else f"{value:g}"
+    return str(value)
 
 
 def option(
@@ -80,18 +102,21 @@ def option(
     Args:
       default: of the flag, the keyword and the field.
       help, check, **words: see ``Option``.
-      fingerprint: ``False``: it cannot change a result, and stays out of every key.
-      omit_default: the default, which does nothing, stays out of the keys, so that those made
-        before there was the option stay good.
+      fingerprint: ``False``: it is in no key although it is recorded.
+      omit_default: see ``added``.
     """
-    return dataclasses.field(
-        default=default,
-        metadata={
-            "option": Option(help, check, **words),
-            "fingerprint": fingerprint,
-            "omit_default": omit_default,
-        },
-    )
+    told = Option(help, check, **words)
+    metadata = {
+        "option": told,
+        "fingerprint": fingerprint and told.recorded,
+        "omit_default": omit_default,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+# One that came later: its default, which does nothing, stays out of the keys, so that those
+# that were made before are still good.
+added = functools.partial(option, omit_default=True)
 
 
 class Options:

@@ -17,7 +17,7 @@ from tf_lottery.errors import UsageError
 from tf_lottery.options.architectures import ARCHITECTURES, architecture, check_depth
 from tf_lottery.options.attacks import AttackConfig, attack_from_name
 from tf_lottery.options.checks import at_least, positive, within
-from tf_lottery.options.option import Options, option
+from tf_lottery.options.option import Options, added, option
 from tf_lottery.options.registries import MODELS, OBJECTIVES, SCORES
 
 __all__ = [
@@ -33,6 +33,7 @@ EXPORT_FORMATS = (
     "saved_model", "tflite", "tflite_float16", "tflite_int8", "tflite_sparse",
     "tflite_sparse_float16", "tflite_sparse_int8",
 )  # fmt: skip
+TRAINING_ATTACK = "Attacks in training (l_inf, on pixels in [0, 1])"
 DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
@@ -63,15 +64,9 @@ class DataConfig(Options, topic="Data"):
         0, "Images held out of the training split; 0: a tenth of it (CIFAR-10: 5,000).", at_least(0)
     )
     test_examples: int = option(0, "Number of test images used; 0: all.", at_least(0))
-    augment: bool = option(
-        None,
-        "Random crops (padded by an eighth of the side) and flips. Default: for CIFAR sets only.",
-    )
+    augment: bool = option(None, "Random crops and flips. Default: for CIFAR sets only.")
     data_dir: str | None = option(
-        None,
-        "Where tensorflow-datasets keeps its sets. Default: its own.",
-        fingerprint=False,
-        recorded=False,
+        None, "Where tensorflow-datasets keeps its sets. Default: its own.", recorded=False
     )
 
     def __post_init__(self):
@@ -85,15 +80,12 @@ class ModelConfig(Options, topic="Model"):
     """Which network. ``normalize`` puts the data set's mean and deviation in its first layer."""
 
     name: str = option("convnet", "Network family.", flag="model", choices=MODELS)
-    depth: int = option(
-        0, "vgg: 7, 8, 11, 16. wide_resnet: 6n + 4. 0: 16 and 34.", at_least(0)
-    )  # 0 becomes the architecture's
-    width: int = option(0, "Width factor of wide_resnet; 0: 10.", at_least(0))  # likewise
+    # 0 becomes the architecture's.
+    depth: int = option(0, "vgg: 7, 8, 11, 16. wide_resnet: 6n + 4. 0: 16 and 34.", at_least(0))
+    width: int = option(0, "Width factor of wide_resnet; 0: 10.", at_least(0))
     width_multiplier: float = option(1.0, "Factor on every hidden layer's width.", positive)
     normalize: bool = option(
-        None,
-        "Standardise pixels in the first layer. Default: if both objectives are natural (the "
-        "authors' code).",
+        None, "Standardise pixels in the first layer. Default: if both objectives are natural."
     )
 
     def __post_init__(self):
@@ -172,8 +164,6 @@ class TrainConfig(Options, topic="Training"):
       attack_loss_scale: factor on the loss whose gradient the training attack follows; 0
         leaves it to the policy: ``mixed_float16`` gives each image its own, so that what
         reaches the logits does not underflow, and the others need none.
-      data_on_device: whether the training images lie on the accelerator, see
-        ``data.device_images``; the batches are the same.
       batch_norm_groups: equal parts of a batch that each have BatchNorm statistics of
         their own; 1: those of the whole batch. More than 1 only where as many devices
         share the batch.
@@ -186,54 +176,41 @@ class TrainConfig(Options, topic="Training"):
     momentum: float = option(0.9, "Of SGD, in [0, 1).", within("[0, 1)"))
     weight_decay: float = option(1e-4, "L2 coefficient, added to every gradient.", at_least(0))
     validation_attack: AttackConfig | None = None
-    validation_images: int = option(
-        0,
-        "Validation images used each epoch; 0: all.",
-        at_least(0),
-        topic="Attacks in training (l_inf, on pixels in [0, 1])",
-        omit_default=True,
+    validation_images: int = added(
+        0, "Validation images used each epoch; 0: all.", at_least(0), topic=TRAINING_ATTACK
     )
-    dtype_policy: str = option(
-        "float32",
-        "Precision of training; evaluation is always float32.",
-        choices=DTYPE_POLICIES,
-        omit_default=True,
+    dtype_policy: str = added(
+        "float32", "Precision of training; evaluation is always float32.", choices=DTYPE_POLICIES
     )
     keep_epochs: tuple[int, ...] = field(default=(), metadata={"omit_default": True})
-    patience: int = option(
+    patience: int = added(
         0,
         "Early stopping of dense training and retraining: epochs without a new best validation "
         "accuracy; 0: never.",
         at_least(0),
-        omit_default=True,
     )
-    attack_loss_scale: float = option(
+    attack_loss_scale: float = added(
         0.0,
         "Factor on the training attack's loss under --dtype_policy; 0: in float16 one for each "
         "image, else 1.",
         at_least(0),
-        omit_default=True,
     )
-    jit_compile: bool = option(
-        False,
-        "Compile training, validation and a run's evaluation with XLA (accelerators).",
-        omit_default=True,
+    jit_compile: bool = added(
+        False, "Compile training, validation and a run's evaluation with XLA (accelerators)."
     )
     data_on_device: str = option(
         "auto",
         "Training images in the accelerator's memory; auto: on a GPU, up to 2 GiB. Changes no "
         "result.",
         choices=("auto", "on", "off"),
-        fingerprint=False,
         recorded=False,
     )
-    batch_norm_groups: int = option(1, check=at_least(1), flag="devices", omit_default=True)
+    batch_norm_groups: int = added(1, check=at_least(1), flag="devices")
     checkpoint_minutes: float = option(
         5.0,
         "What is trained is saved at least so often, also within an epoch (on one device); 0: "
         "after each epoch alone. Changes no result.",
         at_least(0),
-        fingerprint=False,
         recorded=False,
     )
     on_nan: str = option(
@@ -243,11 +220,10 @@ class TrainConfig(Options, topic="Training"):
         choices=("stop", "rollback"),
         fingerprint=False,  # without it there is either the same result or none
     )
-    on_overfit: str = option(
+    on_overfit: str = added(
         "warn",
         "FGSM training that becomes robust to FGSM alone (catastrophic overfitting).",
         choices=("warn", "stop", "rollback"),
-        omit_default=True,
     )
 
     def __post_init__(self):
@@ -281,23 +257,16 @@ class PruneConfig(Options, topic="Pruning"):
         flag="pruning_schedule",
         choices=("one_shot", "geometric", "decreasing"),
     )
-    rounds: int = option(
-        10,
-        "Rounds of the decreasing schedule; the geometric one takes as many as it needs.",
-        at_least(1),
-        omit_default=True,
-    )
-    round_fraction: float = option(
+    rounds: int = added(10, "Rounds of the decreasing schedule.", at_least(1))
+    round_fraction: float = added(
         0.2,
         "Share of the remaining weights that a round of the geometric schedule removes, in (0, 1).",
         within("(0, 1)"),
-        omit_default=True,
     )
-    rewind_epoch: int = option(
+    rewind_epoch: int = added(
         0,
         "0: rewind to the initialisation; k: to the weights after epoch k of the search.",
         at_least(0),
-        omit_default=True,
     )
 
 
@@ -332,9 +301,7 @@ class LotteryConfig(Options, topic="Running"):
     seed: int = option(
         0, "Root of all random numbers.", within("[0, 2147483648)", "0 or more, below 2**31")
     )
-    deterministic: bool = option(
-        False, "Bit-identical results on one machine, slower.", omit_default=True
-    )
+    deterministic: bool = added(False, "Bit-identical results on one machine, slower.")
 
     def __post_init__(self):
         super().__post_init__()
