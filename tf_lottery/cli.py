@@ -19,10 +19,8 @@ from tf_lottery import files
 from tf_lottery import study_cli as experiment_commands
 from tf_lottery.engine import locks
 from tf_lottery.errors import StoreError, UsageError
-from tf_lottery.options.checks import some_of
 from tf_lottery.options.command import Command
 from tf_lottery.options.effects import refuse_idle_flags
-from tf_lottery.options.settings import EXPORT_FORMATS
 from tf_lottery.placing import finish_stages, make_places
 from tf_lottery.terminal import say, silent_stderr
 
@@ -274,7 +272,6 @@ def _one_model(command: Command) -> str:
 
 def _export(command: Command) -> int:
     path = _one_model(command)
-    some_of("formats", command.formats, EXPORT_FORMATS)
     command.evaluation_attack("pgd20", "eval_eps")  # bad flags are told before seconds go by
     data_config = command.config().data
     target = Path(command.export_dir)

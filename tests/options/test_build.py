@@ -2,13 +2,12 @@
 
 import dataclasses
 import doctest
-import inspect
 
 import pytest
 
 from tf_lottery.errors import UsageError
 from tf_lottery.options import build as options
-from tf_lottery.options.build import lottery_config, objective_config
+from tf_lottery.options.build import DEFAULTS, AttackOptions, lottery_config
 from tf_lottery.options.settings import AttackConfig
 
 
@@ -57,11 +56,13 @@ def test_fgsm_is_one_step_of_eps_from_the_clean_image():
 
 
 def test_pgd_takes_all_settings():
-    objective = objective_config("pgd", 0.2, 7, 0.03, True)
-    assert objective.attack == AttackConfig("pgd7", "linf", 0.2, 7, 0.03, True)
-    assert objective_config("natural", 0.2, 7, 0.03, True).attack is None
+    chosen = AttackOptions(eps=0.2, steps=7, step_size=0.03, random_start=True)
+    attack = AttackConfig("pgd7", "linf", 0.2, 7, 0.03, True)
+    assert chosen.objective("pgd").attack == attack
+    assert chosen.objective("somebodys.module:objective").attack == attack
+    assert chosen.objective("natural").attack is None
     with pytest.raises(UsageError, match="--search_objective: unknown value 'trades'"):
-        objective_config("trades", 0.2, 7, 0.03, True, "search_objective")
+        lottery_config(search_objective="trades")
 
 
 def test_the_step_size_defaults_to_a_quarter_of_eps():
@@ -205,7 +206,7 @@ FREE = {
 
 
 def test_every_option_is_covered_by_the_table_of_bad_values():
-    assert set(BAD) | FREE == set(inspect.signature(lottery_config).parameters)
+    assert set(BAD) | FREE == set(DEFAULTS)
 
 
 @pytest.mark.parametrize("name", BAD)

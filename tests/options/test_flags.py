@@ -7,9 +7,8 @@ import pytest
 
 from tf_lottery.errors import UsageError
 from tf_lottery.options import command as flags
-from tf_lottery.options import flags as definitions
-from tf_lottery.options.build import lottery_config
-from tf_lottery.options.settings import MODES
+from tf_lottery.options.build import DEFAULTS, lottery_config
+from tf_lottery.options.option import MODES
 
 # Names that scripts of others rely on.
 PROMISED = {
@@ -40,7 +39,7 @@ def test_no_arguments_give_the_defaults():
 
 
 def test_every_option_has_a_flag():
-    assert set(definitions.DEFAULTS) <= set(flags.FLAGS)
+    assert set(DEFAULTS) <= set(flags.FLAGS)
 
 
 SAMPLES = {
@@ -104,14 +103,14 @@ SAMPLES = {
 
 
 def test_the_samples_cover_every_option():
-    assert set(SAMPLES) == set(definitions.DEFAULTS)
+    assert set(SAMPLES) == set(DEFAULTS)
 
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_flag_sets_its_option_alone(name):
     text, value = SAMPLES[name]
     command = flags.parse([f"--{name}={text}"])
-    expected = {**definitions.DEFAULTS, name: value}
+    expected = {**DEFAULTS, name: value}
     expected = {k: tuple(v) if isinstance(v, list) else v for k, v in expected.items()}
     assert command.options == expected
     assert command.given == {name}

@@ -12,32 +12,18 @@ Reference: Li et al. 2020, arXiv 2003.05733, section 4 (architectures).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from numbers import Integral
 
 from tf_lottery.errors import UsageError
 from tf_lottery.keras import keras
-from tf_lottery.models import convnet, lenet, resnet, vgg, wide_resnet
 from tf_lottery.models.flops import forward_flops
 from tf_lottery.models.layers import Layers, normalization
 from tf_lottery.models.memory import Footprint, footprint
-from tf_lottery.options.settings import (
-    ARCHITECTURES,
-    DTYPE_POLICIES,
-    ModelConfig,
-    check_depth,
-)
+from tf_lottery.options.registries import MODELS
+from tf_lottery.options.settings import DTYPE_POLICIES, ModelConfig, check_depth
 
 __all__ = ["Footprint", "build_model", "footprint", "forward_flops"]
-
-# (layers, pixels, depth, width) -> features (batch, n) before the logits.
-_FAMILIES: dict[str, Callable] = {
-    "convnet": convnet.features,
-    "lenet": lenet.features,
-    "resnet18": resnet.features,
-    "vgg": vgg.features,
-    "wide_resnet": wide_resnet.features,
-}
 
 
 def build_model(
@@ -57,7 +43,8 @@ def build_model(
     """A freshly initialised network.
 
     Args:
-      name: family: ``convnet``, ``lenet``, ``resnet18``, ``vgg`` or ``wide_resnet``.
+      name: family, of ``MODELS`` in ``options/registries.py``: ``convnet``, ``lenet``,
+        ``resnet18``, ``vgg``, ``wide_resnet``, or one's own ``package.module:function``.
       input_shape: (height, width, channels) of an image.
       num_classes: 2 or more.
       seed: of the initial weights.
@@ -80,8 +67,7 @@ def build_model(
       >>> model.name, model.output_shape, model.get_layer("conv1_1").kernel.shape[-1]
       ('vgg16-w0.05', (None, 10), 3)
     """
-    if name not in ARCHITECTURES:
-        raise UsageError.unknown("model", name, tuple(ARCHITECTURES))
+    features = MODELS.find("model", name)
     check_depth(name, depth)  # before ModelConfig: its message lists the valid depths
     config = ModelConfig(name, depth, width, width_multiplier)
     shape = tuple(input_shape)
@@ -98,5 +84,5 @@ def build_model(
     x = pixels = keras.Input(shape, name="pixels", dtype="float32")
     if mean is not None or std is not None:
         x = normalization(mean, std, channels=shape[2])(x)
-    x = _FAMILIES[name](layers, x, config.depth, config.width)
+    x = features(layers, x, config.depth, config.width)
     return keras.Model(pixels, layers.logits(x, num_classes), name=config.label)

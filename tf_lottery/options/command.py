@@ -20,6 +20,7 @@ from tf_lottery.options.modes import (
     Places,
     Talk,
 )
+from tf_lottery.options.registry import Registry
 from tf_lottery.options.settings import AttackConfig, LotteryConfig
 
 
@@ -97,6 +98,9 @@ def parse(argv: list[str], experiments: Sequence[str] = ()) -> Command | str:
     for name, value in values.items():
         if isinstance(value, list):
             values[name] = tuple(item for item in value if item != "")
+    for option in OPTIONS.values():
+        if isinstance(option.choices, Registry):  # absl checks the other choices
+            option.refuse(values[option.flag])
     data_dir = values["data_dir"]
     if data_dir and "://" not in data_dir:  # other processes work in other directories
         values["data_dir"] = os.path.abspath(data_dir)

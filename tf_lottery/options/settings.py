@@ -236,11 +236,11 @@ class TrainConfig(Options, topic="Training"):
 
 @dataclass(frozen=True)
 class PruneConfig(Options, topic="Pruning"):
-    """How a mask is chosen."""
+    """How a mask of the conv and dense weights is chosen."""
 
     sparsity: float = option(
         0.8,
-        "Share of the conv and dense weights removed, in [0, 1).",
+        "Share of the weights removed, in [0, 1).",
         within("[0, 1)", "in [0, 1), such as 0.8"),
     )
     score: str = option(

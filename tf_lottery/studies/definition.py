@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from tf_lottery.errors import UsageError
-from tf_lottery.options.architectures import ARCHITECTURES
+from tf_lottery.options.architectures import architecture
 
 Expectation = Literal["more", "less", "not_less", "same"]
 _Value = TypeVar("_Value")
@@ -144,7 +144,7 @@ class Base:
     @property
     def search_rate(self) -> float:
         """The small rate of the boosting search."""
-        small = ARCHITECTURES[self.model].search_learning_rate
+        small = architecture(self.model).search_learning_rate
         return self.options["search_learning_rate"] or small
 
     def of_full(self, epochs: float, paper: Mapping[int, _Value], full: int = 100) -> _Value | None:

@@ -6,12 +6,11 @@ Checked without TensorFlow, so that what is wrong with a flag is told at once.
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from tf_lottery.errors import UsageError
-from tf_lottery.options.build import lottery_config
+from tf_lottery.options.build import DEFAULTS, lottery_config
 from tf_lottery.options.settings import LotteryConfig, derive_seed, settings
 from tf_lottery.studies.definition import Arm, Base, Claim, Experiment
 
@@ -136,12 +135,11 @@ class Design:
     def scale(self) -> str:
         """Where the settings are not the paper's, in words; empty where they are."""
         other = []
-        defaults = {n: p.default for n, p in inspect.signature(lottery_config).parameters.items()}
         experiment = self.experiment
         if self.options["model"] not in experiment.models:
             paper = " or ".join(experiment.models)
             other.append(f"--model {self.options['model']} instead of {paper}")
-        full = {**defaults, **experiment.full, **experiment.defaults, **experiment.fixed}
+        full = {**DEFAULTS, **experiment.full, **experiment.defaults, **experiment.fixed}
         for name, theirs in full.items():
             ours = self.options[name]
             told_elsewhere = name in _NOT_OF_THE_PAPER or name in experiment.sets

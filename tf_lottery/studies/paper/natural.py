@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tf_lottery.options.architectures import ARCHITECTURES
+from tf_lottery.options.architectures import architecture
 from tf_lottery.studies.definition import (
     Arm,
     Base,
@@ -167,7 +167,7 @@ _TABLE5 = {
 
 def _table5_arms(base: Base) -> list[Arm]:
     """All trainings run at the small rate; only the winning ticket's search at the large one."""
-    large = ARCHITECTURES[base.model].learning_rate
+    large = architecture(base.model).learning_rate
     return [
         Arm(
             name,
