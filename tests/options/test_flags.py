@@ -7,7 +7,7 @@ import pytest
 
 from tf_lottery.errors import UsageError
 from tf_lottery.options import command as flags
-from tf_lottery.options.build import DEFAULTS, lottery_config
+from tf_lottery.options.build import lottery_config
 from tf_lottery.options.option import MODES
 
 # Names that scripts of others rely on.
@@ -38,82 +38,9 @@ def test_no_arguments_give_the_defaults():
     assert command.given == frozenset()
 
 
-def test_every_option_has_a_flag():
-    assert set(DEFAULTS) <= set(flags.FLAGS)
-
-
-SAMPLES = {
-    "dataset": ("mnist", "mnist"),
-    "data_dir": ("d", os.path.abspath("d")),
-    "train_examples": ("5", 5),
-    "validation_examples": ("5", 5),
-    "test_examples": ("5", 5),
-    "augment": ("true", True),
-    "model": ("vgg", "vgg"),
-    "depth": ("16", 16),
-    "width": ("3", 3),
-    "width_multiplier": ("1/4", 0.25),
-    "normalize": ("false", False),
-    "objective": ("fgsm", "fgsm"),
-    "search_objective": ("natural", "natural"),
-    "compare": ("dense,winning", ("dense", "winning")),
-    "sparsity": ("0.5", 0.5),
-    "score": ("random", "random"),
-    "scope": ("layer", "layer"),
-    "pruning_schedule": ("geometric", "geometric"),
-    "rounds": ("3", 3),
-    "round_fraction": ("0.5", 0.5),
-    "rewind_epoch": ("2", 2),
-    "epochs": ("3", 3),
-    "ticket_epochs": ("3", 3),
-    "search_epochs": ("3", 3),
-    "learning_rate": ("1e-2", 0.01),
-    "search_learning_rate": ("0.02", 0.02),
-    "warmup_start": ("0.03", 0.03),
-    "schedule": ("cosine", "cosine"),
-    "warmup_epochs": ("2", 2),
-    "batch_size": ("8", 8),
-    "patience": ("5", 5),
-    "momentum": ("0.5", 0.5),
-    "weight_decay": ("5e-4", 5e-4),
-    "eps": ("8/255", 8 / 255),
-    "steps": ("3", 3),
-    "step_size": ("2/255", 2 / 255),
-    "random_start": ("true", True),
-    "attacks": ("fgsm,pgd5", ("fgsm", "pgd5")),
-    "eval_norm": ("l2", "l2"),
-    "eval_eps": ("16/255", 16 / 255),
-    "eval_step_size": ("1/255", 1 / 255),
-    "eval_random_start": ("false", False),
-    "restarts": ("2", 2),
-    "validation_attack": ("pgd3", "pgd3"),
-    "validation_images": ("9", 9),
-    "dtype_policy": ("mixed_bfloat16", "mixed_bfloat16"),
-    "attack_loss_scale": ("1024", 1024.0),
-    "jit_compile": ("true", True),
-    "data_on_device": ("on", "on"),
-    "checkpoint_minutes": ("1.5", 1.5),
-    "on_nan": ("rollback", "rollback"),
-    "on_overfit": ("stop", "stop"),
-    "sync_batch_norm": ("false", False),
-    "devices": ("2", 2),
-    "seed": ("4", 4),
-    "deterministic": ("true", True),
-}
-
-
-def test_the_samples_cover_every_option():
-    assert set(SAMPLES) == set(DEFAULTS)
-
-
-@pytest.mark.parametrize("name", SAMPLES)
-def test_a_flag_sets_its_option_alone(name):
-    text, value = SAMPLES[name]
-    command = flags.parse([f"--{name}={text}"])
-    expected = {**DEFAULTS, name: value}
-    expected = {k: tuple(v) if isinstance(v, list) else v for k, v in expected.items()}
-    assert command.options == expected
-    assert command.given == {name}
+def test_where_data_lie_is_told_for_any_working_directory():
+    assert flags.parse(["--data_dir=d"]).options["data_dir"] == os.path.abspath("d")
+    assert flags.parse(["--data_dir=gs://d"]).options["data_dir"] == "gs://d"
 
 
 def test_parsing_forgets_the_previous_command_line():

@@ -78,9 +78,10 @@ _NUMBERS = {
 }
 
 
-def _define(option: Option) -> None:
+def define(option: Option, values: flags.FlagValues) -> None:
+    """Adds the option's flag to ``values``."""
     default = list(option.default) if isinstance(option.default, tuple) else option.default
-    words: dict[str, Any] = {"flag_values": FLAGS, "short_name": option.short_name}
+    words: dict[str, Any] = {"flag_values": values, "short_name": option.short_name}
     if option.kind in _NUMBERS:
         parser, serializer = _NUMBERS[option.kind]
         flags.DEFINE(parser, option.flag, default, option.help, serializer=serializer, **words)
@@ -91,7 +92,7 @@ def _define(option: Option) -> None:
 
 
 for _option in OPTIONS.values():
-    _define(_option)
+    define(_option, FLAGS)
 
 
 def help_text(experiments: Sequence[str] = ()) -> str:
