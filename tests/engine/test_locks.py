@@ -223,13 +223,13 @@ def test_what_was_taken_over_meanwhile_is_not_taken_over_again(tmp_path, start, 
         silent = is_silent(where, flocks)
         if silent and not others:  # another process is faster than the one that asked
             others.append(None)
-            others[0] = locks.acquire(path, "the stage", lambda line: None)
+            others[0] = locks.held(path, "the stage", lambda line: None)
         return silent
 
     monkeypatch.setattr(locks, "_is_silent", slowly)
     start(OTHER_HOST, path, "dead")
     thread = threading.Thread(
-        target=lambda: mine.append(locks.acquire(path, "the stage", lambda line: None))
+        target=lambda: mine.append(locks.held(path, "the stage", lambda line: None))
     )
     thread.start()
     thread.join(2)
@@ -278,5 +278,5 @@ def test_without_flock_the_lock_of_a_dead_process_is_replaced(tmp_path, monkeypa
 def test_another_error_of_flock_is_not_taken_for_a_lock(tmp_path, monkeypatch):
     without_flock(monkeypatch, errno.EIO)
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
-        locks.acquire(tmp_path / "lock", "the stage")
+        locks.held(tmp_path / "lock", "the stage")
     assert not (tmp_path / "lock").exists()

@@ -152,7 +152,7 @@ def test_a_result_that_does_not_arrive_here(run, monkeypatch, tmp_path):
 
 
 def test_another_version_on_the_worker(tmp_path):
-    outcome = ray_cluster._carry_out(b"", toy("a", 1), "0.0.1")
+    outcome = ray_cluster._carry_out(b"", "0.0.1", toy("a", 1))
     assert (outcome.state, outcome.error) == ("failed", "UsageError")
     assert "and 0.0.1 where the run was started" in outcome.message
 

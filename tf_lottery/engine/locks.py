@@ -24,7 +24,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -128,10 +128,10 @@ class Lock:
                 os.utime(self._descriptor)
 
 
-def acquire(
+def held(
     path: str | os.PathLike, what: str, announce: Callable[[str], None] = _log.warning
 ) -> Lock:
-    """Waits for the lock at ``path`` and takes it.
+    """Waits for the lock at ``path`` and takes it, for the body of a ``with`` or until released.
 
     Args:
       path: in an existing directory; the file is created if missing.
@@ -340,12 +340,3 @@ def _is_alive(pid: int) -> bool:
     except OSError:
         return True
     return True
-
-
-@contextlib.contextmanager
-def held(
-    path: str | os.PathLike, what: str, announce: Callable[[str], None] = _log.warning
-) -> Iterator[Lock]:
-    """``acquire`` for the body of a ``with``; its directory exists."""
-    with acquire(path, what, announce) as lock:
-        yield lock

@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from tf_lottery.engine.serial import find_finished
 from tf_lottery.engine.stage import Stage, in_order
 from tf_lottery.engine.store import Store
 from tf_lottery.errors import LotteryError
@@ -33,7 +32,7 @@ class Schedule:
 
     def __init__(self, targets: Iterable[Stage], store: Store, announce: Callable[[str], None]):
         stages = in_order(targets)
-        self.found = find_finished(store, stages)
+        self.found = store.usable(stages)
         self._announce = announce
         self._total = len(stages)
         self._left = {stage.key: stage for stage in stages if not self.found[stage.key]}

@@ -18,11 +18,12 @@ class Outcome:
     """What became of a stage.
 
     Attributes:
-      state: ``done``; ``elsewhere`` (another process had finished it); ``busy``
-        (another process is at it); ``failed``.
-      error: class of the failure in ``tf_lottery.errors``, ``""`` if it is none of them.
-      message: of the failure, one line; of ``busy`` which process it is.
-      trace: its traceback.
+      state: ``done``; ``elsewhere`` (another process had finished it); ``busy`` (another
+        process is at it); ``died`` (its own process did); ``failed``.
+      error: of ``failed`` the class in ``tf_lottery.errors`` to raise.
+      message: one line: of ``failed`` the error's, of ``busy`` which process it is, of
+        ``died`` how.
+      trace: of ``failed`` the traceback.
     """
 
     state: str
@@ -35,12 +36,13 @@ class WorkerError(Exception):
     """The traceback of another process, as the cause of an error raised here."""
 
 
-def carry_out(stage: Stage, worker: Callable[[], Worker]) -> Outcome:
+def carry_out(stage: Stage, worker: Callable[[], Worker], where: str) -> Outcome:
     """Finishes a stage in this process unless another has finished or is finishing it.
 
     Args:
       stage: with finished parents.
       worker: makes the worker, or gives the one of earlier stages.
+      where: more is found about an error that is none of ours.
     """
     try:
         hands = worker()
@@ -53,26 +55,18 @@ def carry_out(stage: Stage, worker: Callable[[], Worker]) -> Outcome:
     except Terminated:
         raise
     except (Exception, SystemExit) as error:
-        known = [
-            kind.__name__ for kind in type(error).__mro__ if kind.__module__ == errors.__name__
-        ]
-        message = str(error) if known else f"unexpected {type(error).__name__}: {error}"
-        trace = traceback.format_exc()
-        return Outcome("failed", known[0] if known else "", " ".join(message.split()), trace)
+        # The nearest class of ours: one from elsewhere may not be there, or be made otherwise.
+        ours = [k.__name__ for k in type(error).__mro__ if k.__module__ == errors.__name__]
+        message = str(error)
+        if not ours:
+            message = f"{stage.label}: unexpected {type(error).__name__}: {error} ({where})"
+            ours = [LotteryError.__name__]
+        return Outcome("failed", ours[0], " ".join(message.split()), traceback.format_exc())
     return Outcome("done")
 
 
-def failure(outcome: Outcome, stage: Stage, where: str) -> LotteryError:
-    """The error of a failed stage, of its own class if that is one of ours.
-
-    Args:
-      outcome: ``failed``.
-      stage: named if the error is not ours.
-      where: where more about such an error is found.
-    """
-    if outcome.error:
-        error = getattr(errors, outcome.error)(outcome.message)
-    else:
-        error = LotteryError(f"{stage.label}: {outcome.message} ({where})")
+def failure(outcome: Outcome) -> LotteryError:
+    """The error of a ``failed`` outcome, with the other process's traceback as its cause."""
+    error: LotteryError = getattr(errors, outcome.error)(outcome.message)
     error.__cause__ = WorkerError("\n" + outcome.trace)
     return error

@@ -25,16 +25,17 @@ from multiprocessing import connection
 from pathlib import Path
 
 from tf_lottery import files
+from tf_lottery.engine.driver import finish_all
 from tf_lottery.engine.order import Schedule
-from tf_lottery.engine.outcome import Outcome, carry_out, failure
+from tf_lottery.engine.outcome import Outcome, carry_out
 from tf_lottery.engine.serial import Worker
 from tf_lottery.engine.stage import Stage
 from tf_lottery.engine.store import Store
-from tf_lottery.errors import LotteryError, UsageError
+from tf_lottery.errors import UsageError
 from tf_lottery.interruption import Terminated, termination_raised
 
 _log = logging.getLogger(__name__)
-_POLL = 0.5  # seconds between looks at stages that another run had
+_POLL = 0.5  # seconds between looks at what can start, while stages are at work
 _GRACE = 60.0  # seconds that workers have to save what they work on
 
 
@@ -49,7 +50,7 @@ def run_parallel(
     """Finishes every stage the targets need, up to ``jobs`` of them at the same time.
 
     A worker that dies is replaced and its stage goes on from what it left in the store,
-    ``schedule.RETRIES`` times. Several runs may share a store: each stage is done once.
+    ``order.RETRIES`` times. Several runs may share a store: each stage is done once.
     No worker outlives this process, however it ends.
 
     Args:
@@ -80,76 +81,17 @@ def run_parallel(
         logs.mkdir(parents=True, exist_ok=True)
     job = pickle.dumps((store, make_worker))
     cores = shares(min(jobs, schedule.left))
-    pool = [_Process(job, share, logs / f"{i}.log") for i, share in enumerate(cores)]
+    pool = _Pool([_Process(job, share, logs / f"{i}.log") for i, share in enumerate(cores)])
     with termination_raised():
         try:
-            _finish_all(schedule, pool)
-            for process in pool:
-                process.dismiss()
-            for process in pool:
-                process.join()
+            finish_all(schedule, pool)
+            pool.dismiss()
         finally:
-            _end(pool)
+            pool.end()
     shutil.rmtree(logs, ignore_errors=True)
     with contextlib.suppress(OSError):  # others' logs are there
         logs.parent.rmdir()
     return schedule.found
-
-
-def _finish_all(schedule: Schedule, pool: list[_Process]) -> None:
-    error: LotteryError | None = None
-    while True:
-        for process in pool:
-            if error is None and process.stage is None and (stage := schedule.take()):
-                process.start(stage)
-        busy = [process for process in pool if process.stage is not None]
-        if not busy:
-            if error is not None:
-                raise error
-            if not schedule.left:
-                return
-            time.sleep(_POLL)
-            continue
-        connection.wait([end for process in busy for end in process.ends()], timeout=_POLL)
-        for process in busy:
-            try:
-                _take_in(process, schedule)
-            except LotteryError as stopping:
-                if error is None:
-                    error = stopping
-                else:
-                    _log.error("%s", stopping)
-
-
-def _end(pool: list[_Process]) -> None:
-    """Ends all processes, those at work after they have saved it; at once if hurried."""
-    try:
-        for process in pool:
-            process.terminate()
-        limit = time.monotonic() + _GRACE
-        for process in pool:
-            process.join(max(0.0, limit - time.monotonic()))
-    finally:
-        for process in pool:
-            process.kill()
-
-
-def _take_in(process: _Process, schedule: Schedule) -> None:
-    """Hears what the process has to say, if anything; raises what stops the run."""
-    stage, heard = process.stage, process.hear()
-    if stage is None or heard is None:
-        return
-    if isinstance(heard, str):
-        try:
-            schedule.died(stage, heard)
-        except LotteryError as error:
-            raise LotteryError(f"{error} (log: {process.log})") from None
-    elif heard.state == "failed":
-        raise failure(heard, stage, f"log: {process.log}")
-    elif heard.state == "busy":
-        schedule.postpone(stage, heard.message)
-    else:
-        schedule.finished(stage, heard.state == "elsewhere")
 
 
 def shares(jobs: int) -> list[list[int]]:
@@ -173,17 +115,62 @@ def thread_limits(cores: int) -> dict[str, str]:
     }
 
 
+class _Pool:
+    """The ``Crew`` of this machine."""
+
+    def __init__(self, processes: list[_Process]):
+        self._processes = processes
+        self._at_work: dict[Stage, _Process] = {}
+
+    def free(self) -> int:
+        return len(self._processes) - len(self._at_work)
+
+    def start(self, stage: Stage) -> None:
+        """Puts the first free process to the stage: it has met most of what stages share."""
+        busy = set(self._at_work.values())
+        process = next(process for process in self._processes if process not in busy)
+        process.start(stage)
+        self._at_work[stage] = process
+
+    def wait(self) -> list[Stage]:
+        ends = {end: stage for stage, at in self._at_work.items() for end in at.ends()}
+        heard = {ends[end] for end in connection.wait(list(ends), timeout=_POLL)}
+        return [stage for stage in self._at_work if stage in heard]
+
+    def hear(self, stage: Stage) -> Outcome:
+        return self._at_work.pop(stage).hear()
+
+    def dismiss(self) -> None:
+        """Lets the idle processes end by themselves, and waits for that, but not for long."""
+        for process in self._processes:
+            process.dismiss()
+        for process in self._processes:
+            process.join(5)
+
+    def end(self) -> None:
+        """Ends all processes, those at work after they have saved it; at once if hurried."""
+        try:
+            for process in self._processes:
+                process.terminate()
+            limit = time.monotonic() + _GRACE
+            for process in self._processes:
+                process.join(max(0.0, limit - time.monotonic()))
+        finally:
+            for process in self._processes:
+                process.kill()
+
+
 class _Process:
     """A worker process, started when there is something to do and again if it died.
 
-    Attributes:
-      stage: what it works on.
+    Args:
+      job: the pickled store and maker of the worker.
+      cores: it keeps to these.
       log: file with what it prints.
     """
 
     def __init__(self, job: bytes, cores: list[int], log: Path):
-        self.stage: Stage | None = None
-        self.log = log
+        self._log = log
         self._job = job
         self._cores = cores
         self._process: multiprocessing.process.BaseProcess | None = None
@@ -194,7 +181,6 @@ class _Process:
         if self._process is None or not self._process.is_alive():
             self.kill()
             self._spawn()
-        self.stage = stage
         assert self._pipe is not None
         with contextlib.suppress(OSError):  # it has died since; hear() will say so
             self._pipe.send(stage)
@@ -204,24 +190,18 @@ class _Process:
         assert self._process is not None
         return [self._pipe, self._process.sentinel]
 
-    def hear(self) -> Outcome | str | None:
-        """The stage's outcome, or how the process died, or ``None``: still at it."""
+    def hear(self) -> Outcome:
+        """What became of the stage; one of ``ends`` is ready."""
         assert self._process is not None
         assert self._pipe is not None
-        outcome: Outcome | str
-        try:
+        with contextlib.suppress(OSError, EOFError):
+            # A process that was forked in the worker may hold the pipe of a dead one open.
             if self._pipe.poll():
-                outcome = self._pipe.recv()
-            elif self._process.is_alive():
-                return None
-            else:
-                raise EOFError
-        except (OSError, EOFError):
-            self._process.join(10)  # the pipe closes a moment before the process ends
-            outcome = _how_it_ended(self._process.exitcode)
-            self.kill()
-        self.stage = None
-        return outcome
+                return self._pipe.recv()
+        self._process.join(10)  # the pipe closes a moment before the process ends
+        how = _how_it_ended(self._process.exitcode)
+        self.kill()
+        return Outcome("died", message=f"{how} (log: {self._log})")
 
     def dismiss(self) -> None:
         """Lets the idle process end by itself."""
@@ -233,14 +213,14 @@ class _Process:
         if self._process is not None:
             self._process.terminate()
 
-    def join(self, seconds: float = 5) -> None:
+    def join(self, seconds: float) -> None:
         """Waits for the end of a process that was told to end, but not for long."""
         if self._process is not None:
             self._process.join(seconds)
 
     def kill(self) -> None:
         """Ends the process at once, whatever it does; the store bears it."""
-        if self._process is not None and self._process.pid is not None:
+        if self._process is not None:
             self._process.kill()
             self._process.join()
         if self._pipe is not None:
@@ -251,8 +231,8 @@ class _Process:
         # Not fork: a copy of a process in which TensorFlow runs hangs.
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_work, args=(theirs, self._job, self._cores, str(self.log))
+        process = context.Process(
+            target=_work, args=(theirs, self._job, self._cores, str(self._log))
         )
         # Ctrl-C reaches every process of the terminal; the workers leave it to this one.
         # Starting the tracker lifts the block, so it is started before.
@@ -260,9 +240,10 @@ class _Process:
         with _environment(thread_limits(len(self._cores))):
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
-                self._process.start()
+                process.start()
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self._process = process
         theirs.close()
 
 
@@ -317,7 +298,7 @@ def _work(pipe: connection.Connection, job: bytes, cores: list[int], log: str) -
         while True:
             stage = pipe.recv()
             print(f"{stage.name} {stage.label}", flush=True)
-            outcome = carry_out(stage, worker)
+            outcome = carry_out(stage, worker, f"log: {log}")
             print(outcome.trace or outcome.state, file=sys.stderr, flush=True)
             pipe.send(outcome)
 

@@ -7,6 +7,7 @@ Ray carries the stages there and says how they fared.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import io
 import logging
@@ -22,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import tf_lottery
+from tf_lottery.engine.driver import finish_all
 from tf_lottery.engine.order import RETRIES, Schedule
-from tf_lottery.engine.outcome import Outcome, carry_out, failure
+from tf_lottery.engine.outcome import Outcome, carry_out
 from tf_lottery.engine.processes import thread_limits
 from tf_lottery.engine.remote_store import open_store
 from tf_lottery.engine.serial import Worker
@@ -36,7 +38,7 @@ _log = logging.getLogger(__name__)
 _REACH_SECONDS = 5  # for a connection to the address
 _ANSWER_SECONDS = 60  # for a cluster to let a process join
 _SIGHT_SECONDS = 60  # until a file shows on another machine; network disks cache listings
-_POLL = 2.0  # seconds between looks at the size of the cluster
+_POLL = 2.0  # seconds between looks at the size of the cluster, while stages are at work
 _STORE_BYTES = 80 * 2**20  # Ray's shared memory, of which stages need next to nothing
 
 
@@ -51,7 +53,7 @@ def run_on_ray(
 ) -> dict[str, bool]:
     """Finishes every stage the targets need, as many at a time as the cluster holds.
 
-    A stage whose worker or machine dies is done again, ``schedule.RETRIES`` times, from
+    A stage whose worker or machine dies is done again, ``order.RETRIES`` times, from
     what it left if its new worker sees the same disk. Worker processes serve many stages,
     except with GPUs: a process cannot move to the GPU that its next stage is given.
 
@@ -95,55 +97,34 @@ def run_on_ray(
             "retry_exceptions": False,
             "runtime_env": {"env_vars": thread_limits(cpus_per_stage)},
         }
-        task = ray.remote(**options)(_carry_out)
-        _Driver(ray, task, job, here, (cpus_per_stage, gpus_per_stage)).finish_all(schedule)
+        remote = ray.remote(**options)(_carry_out).remote
+        task = functools.partial(remote, job, tf_lottery.__version__)
+        tasks = _Tasks(ray, task, here, (cpus_per_stage, gpus_per_stage))
+        try:
+            finish_all(schedule, tasks)
+        finally:
+            tasks.cancel()
     return schedule.found
 
 
-class _Driver:
-    def __init__(self, ray, task, job: bytes, store: Store, demand: tuple[float, float]):
+class _Tasks:
+    """The ``Crew`` of a cluster.
+
+    Args:
+      task: gives the cluster a stage; Ray's reference to its outcome.
+      store: as this machine sees it.
+      demand: cores and GPUs of each stage.
+    """
+
+    def __init__(self, ray, task: Callable[[Stage], Any], store: Store, demand: tuple[int, float]):
         self._ray = ray
         self._task = task
-        self._job = job
         self._store = store
         self._demand = demand
-        self._running: dict[Any, Stage] = {}  # by Ray's reference to the outcome
+        self._at_work: dict[Stage, Any] = {}
 
-    def finish_all(self, schedule: Schedule) -> None:
-        error: LotteryError | None = None
-        try:
-            while True:
-                if error is None:
-                    self._fill(schedule)
-                if not self._running:
-                    if error is not None:
-                        raise error
-                    if not schedule.left:
-                        return
-                    time.sleep(_POLL)
-                    continue
-                ready, _ = self._ray.wait(list(self._running), timeout=_POLL)
-                for reference in ready:
-                    try:
-                        self._take_in(reference, schedule)
-                    except LotteryError as stopping:
-                        if error is None:
-                            error = stopping
-                        else:
-                            _log.error("%s", stopping)
-        finally:
-            for reference in self._running:  # only when something goes wrong here
-                with contextlib.suppress(Exception):
-                    self._ray.cancel(reference, force=True)
-
-    def _fill(self, schedule: Schedule) -> None:
-        """Starts stages, but no more than run at once: what waits can still change order."""
-        slots = self._slots()
-        while len(self._running) < slots and (stage := schedule.take()):
-            reference = self._task.remote(self._job, stage, tf_lottery.__version__)
-            self._running[reference] = stage
-
-    def _slots(self) -> int:
+    def free(self) -> int:
+        """The machines may have become more or fewer since the last time."""
         cpus, gpus = self._demand
         machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         slots = 0
@@ -152,7 +133,7 @@ class _Driver:
             if gpus:
                 fitting = min(fitting, machine.get("GPU", 0) // gpus)
             slots += int(fitting)
-        if not slots and not self._running:
+        if not slots and not self._at_work:
             found = ", ".join(
                 f"{machine.get('CPU', 0):g} CPUs and {machine.get('GPU', 0):g} GPUs"
                 for machine in machines
@@ -161,25 +142,33 @@ class _Driver:
                 f"--ray_cpus={cpus:g} --ray_gpus={gpus:g}: no machine of the cluster has as many; "
                 f"they have {found or 'none'}"
             )
-        return slots
+        return slots - len(self._at_work)
 
-    def _take_in(self, reference, schedule: Schedule) -> None:
-        stage = self._running.pop(reference)
+    def start(self, stage: Stage) -> None:
+        self._at_work[stage] = self._task(stage)
+
+    def wait(self) -> list[Stage]:
+        stages = {reference: stage for stage, reference in self._at_work.items()}
+        ready, _ = self._ray.wait(list(stages), timeout=_POLL)
+        return [stages[reference] for reference in ready]
+
+    def hear(self, stage: Stage) -> Outcome:
         try:
-            outcome: Outcome = self._ray.get(reference)
+            outcome: Outcome = self._ray.get(self._at_work.pop(stage))
         except self._ray.exceptions.RayError as error:
             raise LotteryError(
                 f"{stage.label}: given up by Ray after up to {RETRIES + 1} tries "
                 f"({type(error).__name__}: {_last_line(str(error))})"
             ) from error
-        if outcome.state == "failed":
-            raise failure(outcome, stage, "-v shows the traceback")
-        if outcome.state == "busy":
-            schedule.postpone(stage, outcome.message)
-            return
-        if not _appears(self._store, stage):
+        if outcome.state in ("done", "elsewhere") and not _appears(self._store, stage):
             raise _not_shared(self._store, stage, f"here ({socket.gethostname()})")
-        schedule.finished(stage, outcome.state == "elsewhere")
+        return outcome
+
+    def cancel(self) -> None:
+        """Ends what is still at work, which is something only when the run is broken off."""
+        for reference in self._at_work.values():
+            with contextlib.suppress(Exception):
+                self._ray.cancel(reference, force=True)
 
 
 def _ray() -> Any:
@@ -316,7 +305,7 @@ def _not_shared(store: Store, stage: Stage, machine: str) -> StoreError:
 _workers: dict[bytes, Worker] = {}  # kept from stage to stage, with data and compiled graphs
 
 
-def _carry_out(job: bytes, stage: Stage, version: str) -> Outcome:
+def _carry_out(job: bytes, version: str, stage: Stage) -> Outcome:
     def worker() -> Worker:
         machine = f"on {socket.gethostname()}"
         if version != tf_lottery.__version__:
@@ -334,4 +323,4 @@ def _carry_out(job: bytes, stage: Stage, version: str) -> Outcome:
                 raise _not_shared(store, parent, machine)
         return _workers[job]
 
-    return carry_out(stage, worker)
+    return carry_out(stage, worker, "-v shows the traceback")

@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from tf_lottery import files
 from tf_lottery.engine import locks
 from tf_lottery.engine.stage import Stage
-from tf_lottery.engine.store import Store, read_manifest, seal
+from tf_lottery.engine.store import Store, damaged, read_manifest, seal
 from tf_lottery.errors import StoreError, UsageError
 
 _MANY = 100  # stages; fewer are asked for one by one
@@ -164,8 +164,7 @@ class RemoteStore(Store):
         """URL and size by name; names lead nowhere but into the stage's directory."""
         found, folder = manifest.get("files"), manifest.get("folder", ".")
         if not isinstance(found, dict) or not all(map(_is_below, [*found, folder])):
-            url = self._manifest_url(stage)
-            raise StoreError(f"{url} is damaged; remove its directory to redo the stage")
+            raise damaged(self._manifest_url(stage))
         # A store copied to the URL by hand has no folders.
         base = f"{self.url}/{stage.name}" + (f"/{folder}" if folder != "." else "")
         return {name: (f"{base}/{name}", size) for name, size in found.items()}
@@ -174,19 +173,13 @@ class RemoteStore(Store):
         target.parent.mkdir(parents=True, exist_ok=True)
         with self._errors("read"):
             if not _gfile().exists(source):
-                raise StoreError(
-                    f"--store: {source} is missing; remove its stage's directory to redo it"
-                )
+                raise _unusable(source, "is missing")
             _gfile().copy(source, str(target), overwrite=True)
-        if target.stat().st_size != size:
-            raise StoreError(
-                f"--store: {source} has {target.stat().st_size} bytes and should have {size}; "
-                "remove its stage's directory to redo it"
-            )
+        found = target.stat().st_size
+        if found != size:
+            raise _unusable(source, f"has {found} bytes and should have {size}")
         if digest is not None and files.digest(target) != digest:
-            raise StoreError(
-                f"--store: {source} is damaged; remove its stage's directory to redo it"
-            )
+            raise _unusable(source, "is damaged")
 
     def _recover(self, stage: Stage, partial: Path) -> bool:
         if self._is_here(stage):  # finished once, but no longer at the URL
@@ -201,13 +194,11 @@ class RemoteStore(Store):
         with self._naming(stage):
             super()._publish(stage, partial)
 
-    @contextlib.contextmanager
-    def _naming(self, stage: Stage) -> Iterator[None]:
+    def _naming(self, stage: Stage) -> locks.Lock:
         # Not the lock of the work: what one process finishes another may be fetching.
         lock = self.root / "partial" / f"{stage.name}.fetch.lock"
         lock.parent.mkdir(parents=True, exist_ok=True)
-        with locks.held(lock, stage.label):
-            yield
+        return locks.held(lock, stage.label)
 
     def _upload(self, stage: Stage, directory: Path) -> bool:
         """Puts a sealed directory at the URL; False if another machine was first."""
@@ -249,6 +240,10 @@ class RemoteStore(Store):
         except tf.errors.OpError as error:
             reason = " ".join(str(error.message).split()) or type(error).__name__
             raise StoreError(f"--store: {self.url} cannot be {done} ({reason})") from error
+
+
+def _unusable(source: str, why: str) -> StoreError:
+    return StoreError(f"--store: {source} {why}; remove its stage's directory to redo it")
 
 
 def _is_below(name: object) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -21,18 +21,6 @@ class Worker(Protocol):
     def perform(self, stage: Stage, directory: Path) -> None: ...
 
 
-def find_finished(store: Store, stages: Sequence[Stage]) -> dict[str, bool]:
-    """For each stage's key whether it is finished and its result can be used.
-
-    Raises:
-      StoreError: a manifest is damaged or was written by another version.
-    """
-    found = store.finished(stages)
-    for _ in store.manifests([stage for stage in stages if stage.key in found]):
-        pass  # reading is the check
-    return {stage.key: stage.key in found for stage in stages}
-
-
 def run_stages(
     targets: Iterable[Stage],
     worker: Worker,
@@ -46,7 +34,7 @@ def run_stages(
       announce: told of each stage as it starts.
 
     Returns:
-      For each stage key whether it was found finished.
+      For each stage key whether it was finished already or by another process.
 
     Raises:
       StoreError: a finished stage cannot be used; told before anything is run.
@@ -54,7 +42,7 @@ def run_stages(
         goes on with the one that failed.
     """
     stages = in_order(targets)
-    cached = find_finished(worker.store, stages)
+    cached = worker.store.usable(stages)
     for number, stage in enumerate(stages, 1):
         if cached[stage.key]:
             continue

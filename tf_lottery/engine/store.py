@@ -2,7 +2,7 @@
 
 ``<store>/<kind>-<key>/`` counts only when its ``manifest.json`` is there, which is
 written last and before the directory gets its name. Work in progress lies in
-``<store>/partial/<kind>-<key>/``; an interrupted training goes on from there.
+``<store>/partial/<kind>-<key>/``; interrupted work goes on from there.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import tf_lottery
@@ -40,7 +40,7 @@ def read_manifest(content: bytes, where: object, stage: Stage) -> dict:
         manifest = json.loads(content)
         version = int(manifest["format"])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        raise StoreError(f"{where} is damaged; remove its directory to redo the stage") from None
+        raise damaged(where) from None
     if version != FORMAT:
         age, advice = ("a newer", "update tf_lottery or ") if version > FORMAT else ("an older", "")
         raise OtherFormatError(
@@ -48,10 +48,15 @@ def read_manifest(content: bytes, where: object, stage: Stage) -> dict:
             f"format {version}; this one reads {FORMAT}: {advice}choose another --store"
         )
     if not has_own_digest(manifest):
-        raise StoreError(f"{where} is damaged; remove its directory to redo the stage")
+        raise damaged(where)
     if manifest.get("key") != stage.key:
         raise StoreError(f"{where} belongs to another stage; remove its directory to redo it")
     return manifest
+
+
+def damaged(manifest: object) -> StoreError:
+    """The error of a manifest, at this place, that is not what was written."""
+    return StoreError(f"{manifest} is damaged; remove its directory to redo the stage")
 
 
 def seal(manifest: dict) -> dict:
@@ -162,6 +167,17 @@ class Store:
         """The manifests of finished stages, in their order; raises as ``manifest`` does."""
         return map(self.manifest, stages)
 
+    def usable(self, stages: Sequence[Stage]) -> dict[str, bool]:
+        """For each stage's key whether it is finished.
+
+        Raises:
+          StoreError: a manifest is damaged or was written by another version.
+        """
+        found = self.finished(stages)
+        for _ in self.manifests([stage for stage in stages if stage.key in found]):
+            pass  # reading is the check
+        return {stage.key: stage.key in found for stage in stages}
+
     def busy(self, stage: Stage) -> locks.Owner | None:
         """The process, of this machine or of a shared disk, that works on the stage, if any."""
         return locks.holder(self._lock(stage))
@@ -192,7 +208,7 @@ class Store:
         partial = self.root / "partial" / stage.name
         with files.disk_errors("store", self.root):
             partial.parent.mkdir(parents=True, exist_ok=True)
-            lock = locks.acquire(self._lock(stage), stage.label, announce)
+            lock = locks.held(self._lock(stage), stage.label, announce)
         with lock:
             with files.disk_errors("store", self.root):
                 recovered = self.has(stage) or self._recover(stage, partial)
