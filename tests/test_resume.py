@@ -231,11 +231,11 @@ def test_asked_to_end_it_saves_and_says_how_to_go_on(tmp_path, number, code, sai
     process = start(tmp_path / "w", *flags)
     try:
         partial = tmp_path / "w" / "stages" / "partial"
-        end = time.monotonic() + 120
+        end = time.monotonic() + 300
         while not list(partial.glob("train-*/checkpoints/*.json")) and time.monotonic() < end:
             time.sleep(0.02)
         process.send_signal(number)
-        _, complaints = process.communicate(timeout=60)
+        _, complaints = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == code, complaints

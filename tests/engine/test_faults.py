@@ -297,7 +297,7 @@ def test_a_command_line_on_a_file_system_that_is_full(tmp_path, undisturbed, siz
         ["unshare", "-rm", "sh", "-c", SMALL_DISK, "sh", str(size), str(disk), *run],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=590,
         env=os.environ
         | {"PYTHONPATH": str(Path(__file__).parents[2]), "COPY": str(tmp_path / "results.json")},
     )

@@ -63,7 +63,7 @@ def go(processes):
 
 
 def results(processes):
-    outputs = [process.communicate(timeout=120) for process in processes]
+    outputs = [process.communicate(timeout=toys.PATIENCE) for process in processes]
     assert [process.returncode for process in processes] == [0] * len(processes), outputs
     return [json.loads(output.splitlines()[-1]) for output, _ in outputs]
 

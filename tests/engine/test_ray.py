@@ -184,7 +184,7 @@ def alone(code, *arguments):
         [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=toys.PATIENCE,
     )
 
 
@@ -200,7 +200,7 @@ def test_no_cluster_at_the_address(address, tmp_path):
     message = done.stderr.strip().splitlines()[-1]
     assert "UsageError: --ray_address: " in message
     assert repr(address) in message
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 100  # Ray itself tries for two minutes
 
 
 def test_no_cluster_leaves_nothing_behind(tmp_path, capsys):

@@ -1,6 +1,8 @@
 """A store behind a URL: what counts is whole, wherever the upload stops."""
 
+import itertools
 import json
+import re
 import shutil
 import uuid
 
@@ -93,49 +95,51 @@ def test_what_one_machine_finishes_another_has(url, machine):
     assert [p for p in (two.root / "partial").iterdir() if p.is_dir()] == []
 
 
-def test_the_manifest_comes_last_both_ways(url, machine, monkeypatch):
-    seen = []
-    for name in ("copy", "rename"):
-        plain = getattr(gfile, name)
-
-        def spy(source, target, overwrite=False, plain=plain):
-            seen.append(str(target))
-            plain(source, target, overwrite=overwrite)
-
-        monkeypatch.setattr(gfile, name, spy)
-    one = machine("one")
-    finish(one)
-    assert seen[-1] == f"{url}/{STAGE.name}/manifest.json"
-    assert len(seen) == 5  # three files, the manifest, its name
-    assert not any(target.endswith("/manifest.json") for target in seen[:-1])
-    two = machine("two")
-    refuse(monkeypatch, "copy", lambda source, target: source.endswith("empty"))
-    with pytest.raises(StoreError, match="cannot be read"):
-        two.path(STAGE)
-    assert not (two.root / STAGE.name).exists()
-    monkeypatch.undo()
-    assert (two.path(STAGE) / "empty").exists()
+def stops(monkeypatch, act):
+    """Calls ``act(n)`` while the n-th copy or renaming fails, until none does: n, the error."""
+    for n in itertools.count(1):
+        changes = itertools.count(1)
+        with monkeypatch.context() as patched:
+            for name in ("copy", "rename"):
+                refuse(patched, name, lambda *paths, n=n, changes=changes: next(changes) == n)
+            try:
+                act(n)
+            except StoreError as error:
+                message = str(error)
+            else:
+                return
+        assert "\n" not in message
+        yield n, message
 
 
-@pytest.mark.parametrize("broken", ["data.bin", ".json", "manifest.json"])
-def test_an_upload_that_fails_half_way_counts_for_nothing_and_is_taken_up(
-    url, machine, monkeypatch, broken
+def test_an_upload_that_stops_anywhere_counts_for_nothing_and_is_taken_up(
+    url, machine, monkeypatch
 ):
-    one = machine("one")
-    name = "rename" if broken == "manifest.json" else "copy"
-    refuse(monkeypatch, name, lambda source, target: target.endswith(broken))
-    with pytest.raises(StoreError, match=r"--store: .* cannot be written \(no right\)") as caught:
-        finish(one)
-    assert url in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert not one.has(STAGE)
-    assert not machine("two").has(STAGE)
-    monkeypatch.undo()
-    # The work itself was complete: only the upload is repeated.
-    with one.work(STAGE) as directory:
-        assert directory is None
-    assert one.has(STAGE)
-    assert (machine("two").path(STAGE) / "data.txt").read_text() == "hello"
+    tries = []
+    for n, message in stops(monkeypatch, lambda n: finish(machine(f"one{n}"))):
+        tries.append(n)
+        assert re.match(r"--store: .* cannot be written \(no right\)", message)
+        assert url in message
+        one = machine(f"one{n}")
+        assert not one.has(STAGE)
+        # The work itself was complete: only the upload is repeated.
+        with one.work(STAGE) as directory:
+            assert directory is None
+        assert (machine(f"two{n}").path(STAGE) / "data.txt").read_text() == "hello"
+        gfile.rmtree(f"{url}/{STAGE.name}")
+    assert len(tries) > 4  # three files, the manifest
+
+
+def test_a_fetch_that_stops_anywhere_leaves_nothing_half(machine, monkeypatch):
+    finish(machine("one"))
+    tries = []
+    for n, message in stops(monkeypatch, lambda n: machine(f"two{n}").path(STAGE)):
+        tries.append(n)
+        assert "cannot be read" in message
+        two = machine(f"two{n}")
+        assert not (two.root / STAGE.name).exists()
+        assert (two.path(STAGE) / "data.txt").read_text() == "hello"
+    assert len(tries) == 3
 
 
 def test_work_that_stopped_goes_on_in_the_cache(machine, url):

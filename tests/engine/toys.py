@@ -13,7 +13,7 @@ from tf_lottery.engine.stage import Stage
 from tf_lottery.engine.store import Store
 from tf_lottery.terminal import say
 
-PATIENCE = 60
+PATIENCE = 300  # seconds after which something hangs, on a slow machine too
 
 
 class Worker:
@@ -110,6 +110,11 @@ def meet(directory, mine, others):
 
 
 def nap(directory, seconds):
+    time.sleep(seconds)
+
+
+def begin_and_nap(directory, begun, seconds):
+    Path(begun).touch()
     time.sleep(seconds)
 
 

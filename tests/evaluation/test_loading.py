@@ -122,7 +122,7 @@ def save_with_keras_3(path):
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
     environment.pop("TF_USE_LEGACY_KERAS", None)
     program = [sys.executable, "-c", textwrap.dedent(KERAS_3), str(path)]
-    subprocess.run(program, check=True, env=environment, timeout=120, capture_output=True)
+    subprocess.run(program, check=True, env=environment, timeout=300, capture_output=True)
 
 
 def test_a_file_of_keras_3_is_attacked_in_inference_mode(tmp_path):

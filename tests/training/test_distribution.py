@@ -270,9 +270,9 @@ class Connected(Distribution):
 
     def _sum(self, values, block):
         self._said[self.worker] = values
-        self._meeting.wait(20)
+        self._meeting.wait(300)
         total = np.sum(self._said, axis=0, dtype=values.dtype)
-        self._meeting.wait(20)
+        self._meeting.wait(300)
         return total
 
 
@@ -291,7 +291,7 @@ def together(*parts):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(300)
         assert not thread.is_alive()
     return results
 

@@ -38,6 +38,8 @@ FLAGS = [
     "--validation_attack=pgd2",
     "--compare=boosting",
 ]
+# Of a test with the fixture: three runs of two processes and one more, on a loaded machine.
+pytestmark = pytest.mark.timeout(4 * 1000)
 CLOSE = {"rtol": 0, "atol": 1e-5}
 SIGNS = {"rtol": 0, "atol": 5e-3}
 LOST = "tf_lottery: worker {} of 2: another worker ended or cannot be reached; start all workers"
@@ -85,7 +87,7 @@ class Pair:
                             stderr=err,
                         )
                     )
-            limit = time.monotonic() + 500
+            limit = time.monotonic() + 1000
             while len(ends) < 2 and time.monotonic() < limit:
                 for i, process in enumerate(processes):
                     if process.poll() is not None:
@@ -120,8 +122,8 @@ def test_the_death_of_a_worker_ends_the_run_with_one_line(story):
         assert pair.codes[victim] == -signal.SIGKILL
         assert pair.codes[survivor] == 1
         assert pair.errors[survivor].splitlines()[-1].startswith(LOST.format(survivor))
-        # A timeout of 10 seconds; a chief's death is noticed at once.
-        assert pair.seconds < 60
+        # A timeout of 10 seconds, not of the 120 by default; a chief's death is noticed at once.
+        assert pair.seconds < 100
 
 
 def test_the_run_goes_on_after_the_last_finished_epoch(story):
