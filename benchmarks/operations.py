@@ -16,8 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import interleaved
 import overheads
-import sides
 
 from tf_lottery.keras import tf
 from tf_lottery.machine import machine
@@ -70,7 +70,7 @@ def by_purpose(seconds: dict[str, float]) -> dict[str, float]:
 
 def profile(label: str, case: str, batch_size: int) -> dict:
     """One row: a dense network's step."""
-    steps, _ = sides.attack_steps(case)
+    steps, _ = interleaved.attack_steps(case)
     run = overheads.training_function(label, 0.0, steps, overheads.fixed_batches(batch_size))
     run(), run()
     with tempfile.TemporaryDirectory() as directory:

@@ -26,8 +26,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import interleaved
 import numpy as np
-import sides
 import worker
 
 from tf_lottery import lottery_config
@@ -59,7 +59,7 @@ def training_function(label: str, sparsity: float, steps: int, batches) -> Run:
         search_objective=objective,
         steps=max(steps, 1),
         warmup_epochs=0,
-        learning_rate=sides.RATE,
+        learning_rate=interleaved.RATE,
         epochs=1,
     ).train
     model = make_training_model(masked, config, 0)
@@ -95,7 +95,9 @@ def piped_batches(size: int):
 def attack_function(label: str, frozen: bool, size: int) -> Run:
     """PGD-10 on one batch."""
     network, _ = worker.build(label, 0.0)
-    attack = make_attack(AttackConfig("pgd10", "linf", sides.EPS, 10, sides.STEP, False))
+    attack = make_attack(
+        AttackConfig("pgd10", "linf", interleaved.EPS, 10, interleaved.STEP, False)
+    )
     batch = next(fixed_batches(size))
 
     @tf.function

@@ -5,7 +5,7 @@
 
 Cases: a natural, an FGSM and a PGD-10 training step, and the PGD-20 evaluation of a batch;
 VGG-16, ResNet-18 and WideResNet-28-2 (``--models=wide_resnet-34-10`` is for accelerators),
-dense and with 80 % of the weights masked. Peers: see ``sides.py``; ``--peers`` chooses.
+dense and with 80 % of the weights masked. Peers: see ``interleaved.py``; ``--peers`` chooses.
 ``--dtype_policy=mixed_bfloat16`` measures training steps in half precision, ours and the peers'
 best, on processors that compute it (AVX-512 BF16, AMX); evaluation is in float32 always.
 
@@ -40,14 +40,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import sides
+import interleaved
 import worker
 
 from tf_lottery.machine import machine
 from tf_lottery.models import forward_flops
 
 MODELS = ("vgg16", "resnet18", "wide_resnet-28-2")
-PEERS = sides.SIDES[1:]
+PEERS = interleaved.SIDES[1:]
 GEMM = ("ours", "torch_best")  # the sides whose library also multiplies matrices
 POLICIES = ("float32", "mixed_bfloat16")
 SPARSITIES = (0.0, 0.8)
@@ -174,7 +174,7 @@ def rows_of(settings: dict, measured: Measured, peak: float) -> list[dict]:
     label, batch_size, case = (settings[key] for key in ("model", "batch_size", "case"))
     flops = sum(forward_flops(worker.build(label, 0.0)[0]).values())
     ours = measured.seconds["ours"]
-    speed = sides.PASSES[case] * flops * batch_size / statistics.median(ours) / 1e9
+    speed = interleaved.PASSES[case] * flops * batch_size / statistics.median(ours) / 1e9
     rows = []
     for name, peer in measured.seconds.items():
         if name == "ours":
@@ -229,7 +229,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--models", type=names, default=MODELS, help=f"of {', '.join(worker.MODELS)}"
     )
-    parser.add_argument("--cases", type=names, help=",".join(sides.CASES))
+    parser.add_argument("--cases", type=names, help=",".join(interleaved.CASES))
     parser.add_argument(
         "--sparsities",
         type=lambda text: tuple(map(float, text.split(","))),
@@ -246,12 +246,12 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("-v", action="store_true", help="show what the libraries print")
     options = parser.parse_args()
     # Whatever the policy of training, evaluation is in float32.
-    allowed = sides.CASES if options.dtype_policy == "float32" else sides.CASES[:-1]
+    allowed = interleaved.CASES if options.dtype_policy == "float32" else interleaved.CASES[:-1]
     options.cases = options.cases or allowed
     for flag, given, known in (
         ("models", options.models, worker.MODELS),
         ("cases", options.cases, allowed),
-        ("memory", options.memory, sides.CASES),
+        ("memory", options.memory, interleaved.CASES),
         ("peers", options.peers, PEERS),
     ):
         for name in given:

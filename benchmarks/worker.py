@@ -106,17 +106,17 @@ class Bench:
             if dtype_policy not in self._multiply:
                 self._multiply[dtype_policy] = gemm(self._side, dtype_policy.removeprefix("mixed_"))
             return {"gflops": self._multiply[dtype_policy]()}
-        import sides
+        import interleaved
 
         settings = (model, sparsity, batch_size, dtype_policy)
         if self._current != settings:
             self._made = None  # frees the other one
             gc.collect()
             self._before = memory_mb("VmRSS")
-            policy = sides.network_policy(self._side, dtype_policy)
+            policy = interleaved.network_policy(self._side, dtype_policy)
             network, masks = build(model, sparsity, policy)
-            batch = sides.make_batch(network, batch_size)
-            self._made = sides.make_side(self._side, network, masks, batch, dtype_policy)
+            batch = interleaved.make_batch(network, batch_size)
+            self._made = interleaved.make_side(self._side, network, masks, batch, dtype_policy)
             self._current = settings
             del network
             gc.collect()
@@ -139,7 +139,7 @@ def main() -> None:
     bench = Bench(sys.argv[1])
     if sys.argv[1].startswith("torch"):
         import torch  # noqa: F401
-    import sides  # noqa: F401
+    import interleaved  # noqa: F401
 
     def answer(content: dict) -> None:
         answers.write(json.dumps(content) + "\n")

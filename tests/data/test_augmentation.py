@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from tf_lottery.data import augment
 from tf_lottery.data.augmentation import crop_and_flip, draw, padding
 from tf_lottery.keras import tf
 
@@ -46,27 +45,6 @@ def test_padding_is_the_papers():
     assert [padding(side) for side in (32, 28, 8, 7)] == [4, 3, 1, 0]
 
 
-def test_augment_follows_the_table():
-    images = pictures(6, (8, 8, 3))
-    index = np.array([5, 0, 19, 7, 7, 3])
-    table = draw(11, 2, 20, (8, 8, 3)).numpy()
-    got = augment(images, index, epoch=2, seed=11, num_examples=20).numpy()
-    for image, i, result in zip(images, index, got, strict=True):
-        np.testing.assert_array_equal(result, oracle(image, *table[i]))
-
-
-def test_batch_composition_does_not_matter():
-    images = pictures(10, (16, 16, 3))
-
-    def run(order):
-        return augment(images[order], order, epoch=1, seed=5, num_examples=10).numpy()
-
-    together = run(np.arange(10))
-    shuffled = np.array([7, 2, 9, 0, 5])
-    np.testing.assert_array_equal(run(shuffled), together[shuffled])
-    np.testing.assert_array_equal(run(np.array([4])), together[[4]])
-
-
 def test_epoch_and_seed_matter_and_nothing_else():
     tables = [draw(seed, epoch, 50, (32, 32, 3)).numpy() for seed in (0, 1) for epoch in (0, 1)]
     for i, table in enumerate(tables):
@@ -83,17 +61,14 @@ def test_eager_graph_and_tensor_seeds_agree():
     )
     images = pictures(4, (8, 8, 1))
     function = tf.function(
-        lambda x, i, e: augment(x, i, epoch=e, seed=1, num_examples=9),
+        crop_and_flip,
         input_signature=[
             tf.TensorSpec((None, 8, 8, 1), tf.uint8),
-            tf.TensorSpec((None,), tf.int32),
-            tf.TensorSpec((), tf.int32),
+            tf.TensorSpec((None, 3), tf.int32),
         ],
     )
-    index = np.array([1, 8, 0, 4], np.int32)
-    np.testing.assert_array_equal(
-        function(images, index, 3), augment(images, index, epoch=3, seed=1, num_examples=9)
-    )
+    draws = np.array([[0, 2, 1], [1, 1, 0], [2, 0, 0], [2, 2, 1]], np.int32)
+    np.testing.assert_array_equal(function(images, draws), crop_and_flip(images, draws))
 
 
 def test_offsets_and_flips_are_uniform():

@@ -9,7 +9,7 @@ from tf_lottery.data import (
     steps_per_epoch,
     training_batches,
 )
-from tf_lottery.data.augmentation import augment
+from tf_lottery.data.augmentation import crop_and_flip, draw
 from tf_lottery.errors import UsageError
 from tf_lottery.keras import tf
 
@@ -112,15 +112,10 @@ class TestTraining:
         for key in shared:
             np.testing.assert_array_equal(ours[key], theirs[key])
 
-    def test_augmentation_is_augment(self):
+    def test_augmentation_follows_the_epochs_table(self):
         for batch in batches(augmentation_seed=7):
-            expected = augment(
-                IMAGES[batch["index"]],
-                batch["index"],
-                epoch=batch["epoch"][0],
-                seed=7,
-                num_examples=N,
-            )
+            table = draw(7, batch["epoch"][0], N, IMAGES.shape[1:]).numpy()
+            expected = crop_and_flip(IMAGES[batch["index"]], table[batch["index"]])
             np.testing.assert_array_equal(batch["image"], expected.numpy() / np.float32(255))
 
     def test_batch_size(self):

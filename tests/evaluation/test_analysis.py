@@ -9,11 +9,12 @@ import pytest
 import tf_lottery.evaluation.curves
 from tf_lottery.evaluation import evaluate
 from tf_lottery.evaluation.curves import eps_curve, rises, steps_curve
-from tf_lottery.evaluation.diagnosis import CHECKS, diagnose
+from tf_lottery.evaluation.diagnosis import diagnose
 from tf_lottery.evaluation.models import half_precision_operations, logits_function
 from tf_lottery.evaluation.transfer import transfer_matrix
 from tf_lottery.keras import tf
 from tf_lottery.options.settings import attack_from_name
+from tf_lottery.report.robustness.document import CHECKS
 
 EPS = 0.03
 _RNG = np.random.default_rng(5)

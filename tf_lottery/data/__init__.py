@@ -5,7 +5,6 @@
 ``device_images`` holds the training images on an accelerator instead.
 """
 
-from tf_lottery.data.augmentation import augment
 from tf_lottery.data.device import DeviceImages, device_images
 from tf_lottery.data.pipeline import (
     evaluation_batches,
@@ -18,7 +17,6 @@ from tf_lottery.data.splits import ImageData, load
 __all__ = [
     "DeviceImages",
     "ImageData",
-    "augment",
     "device_images",
     "evaluation_batches",
     "even_batch_size",

@@ -3,6 +3,8 @@
 What happens to an image is a function of (seed, epoch, position in the training
 arrays) alone, so a resumed run, another batch size or another number of replicas
 sees the same pixels.
+
+Reference: arXiv 2003.05733, section 4, after He et al. 2016.
 """
 
 from __future__ import annotations
@@ -63,22 +65,3 @@ def crop_and_flip(images: Tensor, draws: Tensor) -> Tensor:
     first_row = tf.range(batch)[:, None] * padded_height
     pixels = (first_row + rows)[:, :, None] * padded_width + columns[:, None, :]
     return tf.gather(tf.reshape(padded, (-1, channels)), pixels)
-
-
-def augment(images: Tensor, index: Tensor, *, epoch: Any, seed: Any, num_examples: int) -> Tensor:
-    """One batch, augmented. Draws a whole epoch's table: in a loop over batches use
-    ``draw`` once and ``crop_and_flip`` for each.
-
-    Args:
-      images: any type, (batch, height, width, channels).
-      index: int (batch,), positions in the training arrays, below ``num_examples``.
-      epoch: int scalar, counted from 0.
-      seed: int below 2**31, the run's augmentation seed.
-      num_examples: size of the training arrays.
-
-    Reference:
-      arXiv 2003.05733, section 4, after He et al. 2016.
-    """
-    images = tf.convert_to_tensor(images)
-    table = draw(seed, epoch, num_examples, tuple(images.shape[1:]))
-    return crop_and_flip(images, tf.gather(table, index))

@@ -45,13 +45,13 @@ def run_parallel(
     make_worker: Callable[[Store], Worker],
     jobs: int,
     announce: Callable[[str], None] = _log.info,
-    log_directory: Path | None = None,
 ) -> dict[str, bool]:
     """Finishes every stage the targets need, up to ``jobs`` of them at the same time.
 
     A worker that dies is replaced and its stage goes on from what it left in the store,
     ``order.RETRIES`` times. Several runs may share a store: each stage is done once.
-    No worker outlives this process, however it ends.
+    No worker outlives this process, however it ends. What workers print goes to ``logs`` in
+    the store, which is removed after a run without errors.
 
     Args:
       targets: the stages wanted.
@@ -59,8 +59,6 @@ def run_parallel(
       make_worker: called once in each worker process, with the store; picklable.
       jobs: worker processes, each with its share of the cores.
       announce: told of each stage as it starts and ends.
-      log_directory: what workers print goes there, by default to ``logs`` in the store;
-        removed after a run without errors.
 
     Returns:
       For each stage key whether it was finished by another run.
@@ -76,7 +74,7 @@ def run_parallel(
     if not schedule.left:
         return schedule.found
     name = f"{socket.gethostname()}-{os.getpid()}"
-    logs = (log_directory or store.root / "logs") / name
+    logs = store.root / "logs" / name
     with files.disk_errors("store", store.root):
         logs.mkdir(parents=True, exist_ok=True)
     job = pickle.dumps((store, make_worker))

@@ -9,6 +9,5 @@ image alone, which can only be higher.)
 from tf_lottery.evaluation.checkpoint import Checkpoint
 from tf_lottery.evaluation.evaluator import Evaluation, Evaluator, evaluate
 from tf_lottery.evaluation.models import logits_function
-from tf_lottery.evaluation.packing import Passes
 
-__all__ = ["Checkpoint", "Evaluation", "Evaluator", "Passes", "evaluate", "logits_function"]
+__all__ = ["Checkpoint", "Evaluation", "Evaluator", "evaluate", "logits_function"]

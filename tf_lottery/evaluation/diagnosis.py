@@ -23,16 +23,6 @@ from tf_lottery.evaluation.packing import packed, unit_pixels
 from tf_lottery.keras import tf
 from tf_lottery.options.settings import AttackConfig, attack_from_name
 
-CHECKS = (
-    "zero_gradients",
-    "black_box_beats_gradients",
-    "stronger_is_weaker",
-    "unbounded_attack",
-    "probabilities",
-    "randomness",
-    "half_precision",
-    "eps_curve",
-)
 _ZERO_GRADIENTS = 0.01  # share of images above which a vanishing gradient is no accident
 _BLACK_BOX_ONLY = 0.02  # of the images, by which attacks without gradients may be better
 _LEFT = 0.01  # share of images that may survive an unbounded attack
@@ -45,7 +35,7 @@ class Check:
     """One sign, looked for.
 
     Attributes:
-      check: one of ``CHECKS``.
+      check: the name of the sign, such as ``zero_gradients``.
       outcome: ``pass``, ``warn`` or ``skipped``.
       text: what was found, in a sentence or two.
       value: the figure it rests on.
@@ -68,7 +58,7 @@ def diagnose(
     batch_size: int = 250,
     eps_accuracy: tuple[list[float], list[float]] | None = None,
 ) -> list[Check]:
-    """Looks for every sign in ``CHECKS``.
+    """Looks for every sign that an accuracy under attack is too good to be true.
 
     Args:
       model: see ``evaluation.logits_function``.

@@ -4,6 +4,6 @@
 a user would, and says what is in them; ``latency`` times them side by side.
 """
 
-from tf_lottery.export.saved_model import Classifier, export_saved_model
+from tf_lottery.export.saved_model import export_saved_model
 
-__all__ = ["Classifier", "export_saved_model"]
+__all__ = ["export_saved_model"]

@@ -20,6 +20,7 @@ from tf_lottery.terminal import silent_stderr
 
 # What of a directory is the SavedModel; other files may lie beside it.
 _SAVED_MODEL = ("assets", "fingerprint.pb", "saved_model.pb", "variables")
+_BATCH = 64  # images, where classes are read
 
 # Images (batch, h, w, c) float32 in [0, 1] -> float32 logits (batch, classes).
 Runner = Callable[[np.ndarray], np.ndarray]
@@ -171,14 +172,14 @@ def _real(logits: np.ndarray, details: dict) -> np.ndarray:
     return (logits.astype(np.float32) - zero) * np.float32(scale)
 
 
-def predictions(artefact: Artefact, images: np.ndarray, batch: int = 64) -> np.ndarray:
+def predictions(artefact: Artefact, images: np.ndarray) -> np.ndarray:
     """Classes, int32 (n,), of uint8 or float images (n, h, w, c); -1 where a logit is NaN."""
-    run = artefact.runner(batch)
+    run = artefact.runner(_BATCH)
     found = []
-    for first in range(0, len(images), batch):
-        part = np.asarray(images[first : first + batch])
+    for first in range(0, len(images), _BATCH):
+        part = np.asarray(images[first : first + _BATCH])
         count = len(part)
-        filled = np.concatenate([part, np.repeat(part[-1:], batch - count, axis=0)])
+        filled = np.concatenate([part, np.repeat(part[-1:], _BATCH - count, axis=0)])
         found.append(predicted_classes(run(unit_pixels(filled))[:count]))
     return np.concatenate(found)
 

@@ -1,43 +1,29 @@
 """The formulas of benchmarks/scaling_model.py by hand."""
 
-import importlib.util
-import sys
-from pathlib import Path
+import importlib
 
 import pytest
 
-import tf_lottery
 from tf_lottery.engine.stage import Stage
 from tf_lottery.keras import keras
 from tf_lottery.lottery.costs import training_cost
 from tf_lottery.options.build import lottery_config
 
-ROOT = Path(tf_lottery.__file__).parents[1]
-
-
-@pytest.fixture(scope="module")
-def model():
-    path = ROOT / "benchmarks" / "scaling_model.py"
-    spec = importlib.util.spec_from_file_location("scaling_model", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look themselves up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+model = importlib.import_module("scaling_model")
 
 
 @pytest.mark.parametrize(
     ("objective", "steps", "passes"),
     [("natural", 0, 3), ("fgsm", 1, 5), ("pgd", 10, 23), ("pgd", 7, 17)],
 )
-def test_passes_are_the_ledgers(model, objective, steps, passes):
+def test_passes_are_the_ledgers(objective, steps, passes):
     config = lottery_config(objective=objective, steps=max(1, steps), epochs=2, batch_size=32).train
     cost = training_cost(config, 100, 7)  # three batches of 32 an epoch
     assert cost.flops == 2 * 96 * passes * 7
     assert model.passes(steps) == passes
 
 
-def test_seconds_of_a_step(model):
+def test_seconds_of_a_step():
     cluster = model.Cluster(1e9, 2e9, 5e8, 4, 0.001, 0.01)
     # 23 passes of 1e6 on 80 images, 8 GPUs of 1e9.
     assert model.compute_seconds(1e6, 10, 80, cluster, 8) == pytest.approx(23 * 80e6 / 8e9)
@@ -50,7 +36,7 @@ def test_seconds_of_a_step(model):
     assert model.efficiency(3.0, 1.0) == 0.75
 
 
-def test_bytes_moved(model):
+def test_bytes_moved():
     x = pixels = keras.Input((4, 4, 1))
     x = keras.layers.Conv2D(2, 3, padding="same", use_bias=False)(x)  # 16 in, 32 out
     x = keras.layers.ReLU()(x)  # 32, 32
@@ -82,21 +68,21 @@ def seconds(stage):
     return stage.settings["seconds"]
 
 
-def test_when_stages_end(model):
+def test_when_stages_end():
     assert model.critical_path(stages(), seconds) == 2 + 3 + 2 + 1
     assert model.makespan(stages(), seconds, 1) == 13
     assert model.makespan(stages(), seconds, 2) == 8  # the shorter chain beside the longer
     assert model.makespan(stages(), seconds, 9) == 8
 
 
-def test_the_papers_seconds(model):
+def test_the_papers_seconds():
     rates = model.paper_rate(13e9)
     # 351 batches of 128 an epoch.
     assert rates["dense"] == pytest.approx(100 * 351 * 128 * 23 * 13e9 / 134_764)
     assert rates["40"] == pytest.approx(40 * 351 * 128 * 23 * 13e9 / 54_090)
 
 
-def test_a_batch_smaller_than_the_gpus_is_told(model):
+def test_a_batch_smaller_than_the_gpus_is_told():
     table = model.parallel_table(1e9, 10**6, model.FP32)
     assert [line.split(" | ")[1] for line in table.splitlines()[2:]] == ["128"] * 6
     assert "| 512 | 128 | less than an image a GPU |" in table
