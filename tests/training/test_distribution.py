@@ -31,6 +31,8 @@ from tf_lottery.options.settings import ObjectiveConfig, TrainConfig, settings
 from tf_lottery.training import devices
 from tf_lottery.training.distribution import Distribution
 
+# Of a test with the fixture, a process that trains many times, on a loaded machine.
+pytestmark = pytest.mark.timeout(3600)
 CLOSE = {"rtol": 0, "atol": 1e-5}
 SIGNS = {"rtol": 0, "atol": 5e-3}
 MEASURED = (

@@ -239,9 +239,9 @@ class _Process:
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
                 process.start()
+                self._process = process  # only now: one that has not started cannot be ended
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        self._process = process
         theirs.close()
 
 
