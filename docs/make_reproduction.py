@@ -2,7 +2,7 @@
 
     python docs/make_reproduction.py [--check]
 
-Numbers and verdicts come from ``docs/results/<id>/experiment.json``; what they mean stands in
+Numbers and verdicts come from the results in ``docs/results/<id>``; what they mean stands in
 ``docs/results/<id>/notes.md``. ``--check`` writes nothing and fails if the page is out of date.
 """
 
@@ -11,8 +11,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tf_lottery.report.experiment import read_experiment, verdicts
-from tf_lottery.report.report import escape_markdown
+from tf_lottery.report.pages import escape_markdown
+from tf_lottery.report.results import Results, find_results, read_results
+from tf_lottery.report.verdicts import verdicts
 from tf_lottery.studies.paper import EXPERIMENTS
 
 DOCS = Path(__file__).parent
@@ -24,11 +25,11 @@ def page() -> str:
     sections, rows = [], []
     missing = []
     for name, experiment in EXPERIMENTS.items():
-        path = DOCS / "results" / name / "experiment.json"
+        path = find_results(DOCS / "results" / name)
         if not path.exists():
             missing.append(f"{experiment.source} (`{name}`)")
             continue
-        document = read_experiment(path)
+        document = read_results(path)
         found = verdicts(document)
         rows += [
             f"| [{experiment.source}](#{name}) | {_cell(v.claim)} | {_cell(v.paper)} | "
@@ -47,24 +48,24 @@ def page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _section(name: str, document: dict) -> str:
-    told = document["experiment"]
-    seeds = len(document["seeds"])
+def _section(name: str, document: Results) -> str:
+    told = document.study
+    seeds = len(document.seeds)
     lines = [
         f'<a id="{name}"></a>',
         "",
-        f"## {told['source']}: {told['title']}",
+        f"## {told.source}: {told.title}",
         "",
-        f"{told['question']} {told['paper']}",
+        f"{told.question} {told.paper}",
         "",
         f"Here: `flags/small/{name}.flags`, {seeds} seed{'s' * (seeds > 1)}, "
-        f"{document['data']['name']}. {_cell(_upper(document['scale']))}.",
+        f"{document.data.name}. {_cell(_upper(told.scale))}.",
         "",
     ]
-    for figure in document["figures"]:
-        picture = f"results/{name}/figures/{figure['name']}.png"
+    for figure in document.figures:
+        picture = f"results/{name}/figures/{figure.name}.png"
         if (DOCS / picture).exists():
-            lines += [f"![{figure['title']}]({picture})", ""]
+            lines += [f"![{figure.title}]({picture})", ""]
     lines += [(DOCS / "results" / name / "notes.md").read_text().rstrip(), ""]
     lines.append(f"[Report with all tables](results/{name}/report.md)")
     return "\n".join(lines)

@@ -34,7 +34,7 @@ LAYERS = {
     1: ("data", "models", "attacks", "objectives", "pruning", "compaction"),
     2: ("training", "evaluation", "tickets", "report", "export"),
     3: ("lottery", "studies"),
-    4: ("main", "cli", "api", "study_cli", "placing"),
+    4: ("main", "cli", "api", "study_cli"),
 }
 LAYER = {concept: layer for layer, concepts in LAYERS.items() for concept in concepts}
 # The package itself (its version) may be read anywhere.
@@ -197,7 +197,6 @@ def test_only_the_flags_module_touches_flags():
     assert {name for name in MODULES if "tf_lottery.options.command" in imports(MODULES[name])} <= {
         "tf_lottery.main",
         "tf_lottery.cli",
-        "tf_lottery.placing",
         "tf_lottery.study_cli",
         "tf_lottery.options.effects",
     }

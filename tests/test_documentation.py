@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 import tf_lottery
-from tf_lottery.files import write_atomically
-from tf_lottery.report.experiment import EXPERIMENT, report
+from tf_lottery.report.figures.pictures import read_pictures
+from tf_lottery.report.pages import render
+from tf_lottery.report.results import EXPERIMENT, PICTURES, RESULTS, find_results, read_results
+from tf_lottery.report.study import page
 
 DOCS = Path(tf_lottery.__file__).parents[1] / "docs"
 
@@ -32,25 +34,22 @@ def test_the_page_of_the_papers_claims_is_made_from_the_results(maker, capsys):
     assert maker.main(["--check"]) == 0, capsys.readouterr().err
 
 
-RESULTS = sorted(path.parent for path in (DOCS / "results").glob(f"*/{EXPERIMENT}"))
+DIRECTORIES = sorted(
+    {path.parent for name in (EXPERIMENT, RESULTS) for path in (DOCS / "results").glob(f"*/{name}")}
+)
 
 
-@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.name)
-def test_the_reports_of_experiments_are_made_from_their_results(path, tmp_path, monkeypatch):
+@pytest.mark.parametrize("path", DIRECTORIES, ids=lambda path: path.name)
+def test_the_reports_of_studies_are_made_from_their_results(path, monkeypatch):
+    monkeypatch.chdir(DOCS.parent)
+    path = path.relative_to(DOCS.parent)
+    document = read_results(find_results(path))
     # Drawing takes most of the time and is tested elsewhere; here it matters which figures.
-    drawn = {}
-
-    def there(document, folder):
-        for told in document["figures"]:
-            drawn[told["name"]] = path / "figures" / f"{told['name']}.png"
-        return drawn
-
-    monkeypatch.setattr(report, "save_figures", there)
-    write_atomically(tmp_path / EXPERIMENT, (path / EXPERIMENT).read_bytes())
-    report.write_experiment_report(tmp_path)
-    assert (tmp_path / "report.md").read_text() == (path / "report.md").read_text()
-    names = {figure.name for figure in (path / "figures").iterdir()}
-    assert names == {f"{name}.{kind}" for name in drawn for kind in ("png", "svg")}
+    figures = {figure.name: path / "figures" / f"{figure.name}.png" for figure in document.figures}
+    saved = {name: picture for name, picture in figures.items() if picture.exists()}
+    assert {picture.stem for picture in (path / "figures").iterdir()} == set(saved)
+    text = render(page(document, saved, read_pictures(path / PICTURES), path), "md", path)
+    assert text == (path / "report.md").read_text()
 
 
 def test_an_outdated_page_is_told(maker, tmp_path, monkeypatch, capsys):

@@ -14,14 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tf_lottery import report as reporting
 from tf_lottery.engine.store import read_manifest, verify
 from tf_lottery.errors import LotteryError, TicketError
 from tf_lottery.files import document_digest
 from tf_lottery.main import main
 from tf_lottery.options import command as flags
 from tf_lottery.options.flags import TOPICS
-from tf_lottery.report import experiment, robustness
+from tf_lottery.report import robustness
+from tf_lottery.report.results import read_results
+from tf_lottery.report.study import write_report
 from tf_lottery.tickets import NetworkSpec, Ticket
 
 GOLDEN = Path(__file__).parent / "golden" / "0.1.0"
@@ -126,10 +127,7 @@ class Readers:
         name, tree = choose.choice(list(self.documents.items()))
         path = self.place / "document.json"
         written(path, tree, choose, "document_digest")
-        read = {
-            "results.json": reporting.read_results,
-            "experiment.json": experiment.read_experiment,
-        }.get(name, robustness.read_evaluation)
+        read = read_results if "/" not in name else robustness.read_evaluation
         read(path)
 
     def flag(self, choose):
@@ -294,7 +292,7 @@ def test_a_report_escapes_what_results_say(tmp_path):
         entry["stage"] = scripted(entry["stage"])
     (tmp_path / "results.json").write_text(json.dumps(document))
     shutil.copy(GOLDEN / "pictures.npz", tmp_path)
-    reporting.write_report(tmp_path)
+    write_report(tmp_path)
     check_escaped(tmp_path)
 
 
@@ -325,7 +323,7 @@ def test_a_report_escapes_what_an_experiment_says(tmp_path):
     for entry in document["ledger"]:
         entry["stage"] = scripted(entry["stage"])
     (tmp_path / "experiment.json").write_text(json.dumps(document))
-    experiment.write_experiment_report(tmp_path)
+    write_report(tmp_path)
     check_escaped(tmp_path)
 
 

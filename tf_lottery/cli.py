@@ -8,26 +8,18 @@ import functools
 import importlib
 import math
 import os
-import shutil
-import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tf_lottery import files
-from tf_lottery import study_cli as experiment_commands
+from tf_lottery import files, study_cli
 from tf_lottery.engine import locks
-from tf_lottery.errors import StoreError, UsageError
+from tf_lottery.errors import UsageError
 from tf_lottery.options.command import Command
 from tf_lottery.options.effects import refuse_idle_flags
-from tf_lottery.placing import finish_stages, make_places
 from tf_lottery.terminal import say, silent_stderr
 
 if TYPE_CHECKING:
-    from tf_lottery.lottery.work import Workshop
-    from tf_lottery.options.settings import LotteryConfig
-    from tf_lottery.tickets import Ticket
     from tf_lottery.training.distribution import Distribution
 
 
@@ -86,120 +78,20 @@ def _start_devices(command: Command) -> Distribution:
 
 
 def _run(command: Command) -> int:
-    if command.experiment is not None:
-        design = experiment_commands.make_design(command)
-        return experiment_commands.run_experiment(command, design, _start_devices(command))
-    config = command.config()  # bad flags are told before seconds go by
-    distribution = _start_devices(command)
-    from tf_lottery.engine.remote_store import open_store
-    from tf_lottery.lottery.followers import agree_on_targets, follow
-    from tf_lottery.lottery.graph import entries
-    from tf_lottery.lottery.work import Workshop
-    from tf_lottery.tickets import Ticket
-
-    ticket = Ticket.load(command.ticket) if command.ticket else None
-    targets = [stage for entry in entries(config, ticket) for stage in entry.stages]
-    agree_on_targets(targets, distribution)
-    workshop = Workshop(
-        open_store(command.store, read_only=True),
-        Path(command.workdir) / "tensorboard",
-        progress=True,
-        distribution=distribution,
-    )
-    if not distribution.chief:
-        follow(targets, workshop)
-        return 0
-    with distribution.leading():
-        return _compare(command, config, ticket, workshop)
-
-
-def _compare(
-    command: Command, config: LotteryConfig, ticket: Ticket | None, workshop: Workshop
-) -> int:
-    """A comparison, from the check of its settings to the report."""
-    from tf_lottery import report as reporting
-    from tf_lottery.report.experiment import EXPERIMENT
-    from tf_lottery.studies.comparison import is_finished, run_comparison, run_settings
-
-    workdir = Path(command.workdir)
-    results = workdir / "results.json"
-    chosen = run_settings(config, ticket)
-    reporting.check_same_settings(results, chosen)
-    if (workdir / EXPERIMENT).exists():
-        raise StoreError(
-            f"{workdir / EXPERIMENT} is of an experiment, not a comparison: choose another "
-            "--workdir"
-        )
-    if is_finished(config, workshop.store, workdir, ticket):
-        document = reporting.read_results(results)
-        print("everything is finished already; nothing was run")
+    if command.ticket is None or command.experiment is not None:
+        study_cli.make_design(command)  # bad flags are told before seconds go by
     else:
-        workshop.check(config, ticket)
-        workshop.store = make_places(command, workdir)  # from here on things are written
-        with locks.held(workdir / ".lock", str(workdir), say):
-            # Another process may have finished here while this one waited.
-            reporting.check_same_settings(results, chosen)
-            document = run_comparison(
-                config,
-                workshop,
-                workdir,
-                ticket=ticket,
-                command=command.argv,
-                finish=lambda stages: finish_stages(
-                    stages,
-                    workshop.store,
-                    workdir / "tensorboard",
-                    command,
-                    workshop.distribution,
-                ),
-            )
-            reporting.write_results(results, document)
-            reporting.write_report(workdir)
-    print()
-    print(reporting.table(document))
-    print()
-    width = min(100, shutil.get_terminal_size().columns)
-    for finding in reporting.findings(document):
-        print(textwrap.fill(f"- {finding.text}", width, subsequent_indent="  "))
-    _tell_places(workdir, document)
-    return 0
-
-
-def _tell_places(workdir: Path, document: dict) -> None:
-    print()
-    print(f"report        {workdir / 'report.html'}")
-    print(f"results       {workdir / 'results.json'}")
-    names = ", ".join(row["name"] for row in document["rows"])
-    print(f"SavedModels   {workdir / 'saved_model'}/ ({names})")
-    if document["layers"]:
-        print(f"tickets       {workdir / 'tickets'}/ ({', '.join(document['layers'])})")
-    tensorboard = Path(sys.executable).with_name("tensorboard")  # of this environment
-    if tensorboard.is_relative_to(Path.cwd()):
-        tensorboard = tensorboard.relative_to(Path.cwd())
-    print(f"TensorBoard   {tensorboard} --logdir={workdir / 'tensorboard'}")
+        command.config()
+    return study_cli.run_study(command, _start_devices(command))
 
 
 def _plan(command: Command) -> int:
-    if command.experiment is not None:
-        design = experiment_commands.make_design(command)
-        _start_tensorflow(command.verbose)
-        return experiment_commands.plan_experiment(command, design)
-    config = command.config()
+    if command.ticket is None or command.experiment is not None:
+        study_cli.make_design(command)
+    else:
+        command.config()
     _start_tensorflow(command.verbose)
-    from tf_lottery.engine.remote_store import open_store
-    from tf_lottery.lottery.graph import entries
-    from tf_lottery.lottery.plan import plan, plan_text
-    from tf_lottery.lottery.work import Workshop
-    from tf_lottery.tickets import Ticket
-
-    ticket = Ticket.load(command.ticket) if command.ticket else None
-    chosen = entries(config, ticket)
-    workshop = Workshop(open_store(command.store, read_only=True))
-    workshop.check(config, ticket)
-    planned = plan([stage for entry in chosen for stage in entry.stages], workshop)
-    dense = [entry.train for entry in chosen if entry.kind == "dense"]
-    print(plan_text(planned, dense, command.execution.jobs))
-    return 0
+    return study_cli.plan_study(command)
 
 
 def _evaluate(command: Command) -> int:
@@ -321,22 +213,7 @@ def _inspect(command: Command) -> int:
 
 
 def _report(command: Command) -> int:
-    from tf_lottery import report as reporting
-    from tf_lottery.report.experiment import EXPERIMENT
-
-    workdir = Path(command.workdir)
-    if (workdir / EXPERIMENT).exists():
-        return experiment_commands.report_experiment(command, _start_tensorflow)
-    if command.reference_csv is not None:
-        raise UsageError(
-            f"--reference_csv goes with an experiment, {workdir} holds none: leave it out",
-            "reference_csv",
-        )
-    document = reporting.read_results(workdir / "results.json")
-    reporting.write_report(workdir)
-    print(reporting.table(document))
-    _tell_places(workdir, document)
-    return 0
+    return study_cli.report_study(command, _start_tensorflow)
 
 
 _MODES: dict[str, Callable[[Command], int]] = {

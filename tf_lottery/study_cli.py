@@ -1,42 +1,63 @@
-"""Modes run, plan and report of an experiment of the paper."""
+"""Modes run, plan and report: a comparison, or with ``--experiment`` one of the paper's."""
 
 from __future__ import annotations
 
-import json
+import functools
 import shutil
+import sys
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tf_lottery import files
 from tf_lottery.engine import locks
-from tf_lottery.errors import StoreError
+from tf_lottery.errors import StoreError, UsageError
 from tf_lottery.options.command import Command
 from tf_lottery.options.settings import differences
-from tf_lottery.placing import finish_stages, make_places
+from tf_lottery.studies.comparison import compare
 from tf_lottery.studies.design import Design
 from tf_lottery.studies.paper import find_experiment
 from tf_lottery.terminal import say
 
 if TYPE_CHECKING:
+    from tf_lottery.engine.stage import Stage
     from tf_lottery.engine.store import Store
     from tf_lottery.lottery.work import Workshop
+    from tf_lottery.report.results import Reference, Results
     from tf_lottery.studies.study import Study
+    from tf_lottery.tickets import Ticket
     from tf_lottery.training.distribution import Distribution
 
 
-def make_design(command: Command) -> Design:
-    """The design of the command line, checked; ``UsageError`` names what is wrong with it."""
-    return Design(
-        find_experiment("" if command.experiment is None else command.experiment),
-        command.options,
-        command.given,
-        command.sweeps,
-        command.replicates,
-    )
+def make_design(command: Command, ticket: Ticket | None = None) -> Design:
+    """What the command line compares, checked.
+
+    Raises:
+      UsageError: names what is wrong with it.
+    """
+    if command.experiment is not None:
+        experiment = find_experiment(command.experiment)
+        return Design(
+            experiment, command.options, command.given, command.sweeps, command.replicates
+        )
+    options = command.options
+    priced = ticket is None or bool(ticket.found.get("cost"))
+    experiment = compare(options["compare"], bool(options["attacks"]), priced)
+    digest = None if ticket is None else ticket.digest
+    return Design(experiment, options, command.given, {}, command.replicates, digest)
 
 
-def run_experiment(command: Command, design: Design, distribution: Distribution) -> int:
+def make_study(command: Command) -> Study:
+    """The study of the command line; TensorFlow is running."""
+    from tf_lottery.studies.study import Study
+    from tf_lottery.tickets import Ticket
+
+    ticket = Ticket.load(command.ticket) if command.ticket else None
+    return Study(make_design(command, ticket), ticket)
+
+
+def run_study(command: Command, distribution: Distribution) -> int:
     """Finishes every stage, then writes results, figures and report.
 
     In a process that trains with another one, the chief, only takes part in that.
@@ -44,81 +65,169 @@ def run_experiment(command: Command, design: Design, distribution: Distribution)
     from tf_lottery.engine.remote_store import open_store
     from tf_lottery.lottery.followers import agree_on_targets, follow
     from tf_lottery.lottery.work import Workshop
-    from tf_lottery.studies.study import Study
 
-    study = Study(design)
+    study = make_study(command)
     agree_on_targets(study.targets, distribution)
-    workshop = Workshop(open_store(command.store, read_only=True), distribution=distribution)
+    workshop = Workshop(
+        open_store(command.store, read_only=True),
+        Path(command.workdir) / "tensorboard",
+        progress=True,
+        distribution=distribution,
+    )
     if not distribution.chief:
         follow(study.targets, workshop)
         return 0
     with distribution.leading():
-        return _lead_experiment(command, design, study, workshop)
+        return _lead(command, study, workshop)
 
 
-def _lead_experiment(command: Command, design: Design, study: Study, workshop: Workshop) -> int:
-    from tf_lottery.report import experiment as reporting
-    from tf_lottery.studies.comparison import unpack_logs
+def _lead(command: Command, study: Study, workshop: Workshop) -> int:
+    from tf_lottery.report.results import RESULTS, write_results
+    from tf_lottery.report.study import write_report
+    from tf_lottery.studies.leavings import leave
 
-    reference = _reference(command, [arm.reference for arm in design.arms], study.experiment.source)
+    reference = _reference(
+        command, [arm.reference for arm in study.design.arms], study.experiment.source
+    )
     workdir = Path(command.workdir)
-    _check_workdir(workdir, design)
-    if design.scale:
-        print(textwrap.fill(f"{study.experiment.source}, {design.scale}", _width()))
+    _check_workdir(workdir, study.design)
+    if study.design.scale:
+        print(textwrap.fill(f"{study.experiment.source}, {study.design.scale}", _width()))
     document = _finished(study, workshop.store, workdir, reference)
     if document is not None:
         print("everything is finished already; nothing was run")
     else:
-        for config in design.configs.values():
-            workshop.check(config)
-        workshop.store = make_places(command, workdir)
+        study.check(workshop)
+        workshop.store = _make_places(command, workdir)  # from here on things are written
         with locks.held(workdir / ".lock", str(workdir), say):
-            _check_workdir(workdir, design)
+            # Another process may have finished here while this one waited.
+            _check_workdir(workdir, study.design)
             trainings = study.trainings
             found = workshop.store.finished(trainings)
             for stage in trainings:
                 if stage.key in found:
                     workshop.check_data(stage)
-            cached = finish_stages(
-                study.targets,
-                workshop.store,
-                workdir / "tensorboard",
-                command,
-                workshop.distribution,
-            )
-            unpack_logs(trainings, workshop.store, workdir, cached)
+            cached = _finish_stages(study.targets, workshop, command)
+            leave(study, workshop, workdir, cached)
             document = study.document(workshop, cached, command.argv, reference)
-            reporting.write_experiment(workdir / reporting.EXPERIMENT, document)
-            reporting.write_experiment_report(workdir)
+            write_results(workdir / RESULTS, document)
+            write_report(workdir)
             _log_figures(workdir)
-    print()
-    print(reporting.experiment_table(document))
-    print()
-    print(f"report        {workdir / 'report.html'}")
-    print(f"results       {workdir / reporting.EXPERIMENT}")
-    print(f"figures       {workdir / 'figures'}/")
+    _tell(document, workdir)
     return 0
 
 
-def _finished(study: Study, store: Store, workdir: Path, reference: dict | None) -> dict | None:
+def _finished(
+    study: Study, store: Store, workdir: Path, reference: Reference | None
+) -> Results | None:
     """The document of an earlier run, if this one would leave the same; else ``None``."""
     from tf_lottery.engine.stage import in_order
-    from tf_lottery.report import experiment as reporting
-    from tf_lottery.studies.comparison import log_directory
+    from tf_lottery.report.results import RESULTS, read_results
+    from tf_lottery.studies.leavings import left
 
-    names = (reporting.EXPERIMENT, "report.html", "report.md", "tensorboard/report")
-    wanted = [workdir / name for name in names]
-    wanted += [log_directory(stage, workdir) for stage in study.trainings]
+    names = (RESULTS, "report.html", "report.md", "tensorboard/report")
+    wanted = [*(workdir / name for name in names), *left(study, workdir)]
     if not all(path.exists() for path in wanted):
         return None
-    document = reporting.read_experiment(workdir / reporting.EXPERIMENT)
+    document = read_results(workdir / RESULTS)
     if not study.is_told_by(document, reference):
         return None
     stages = in_order(study.targets)
     return document if len(store.finished(stages)) == len(stages) else None
 
 
-def _reference(command: Command, runs: Iterable[str | None], source: str) -> dict | None:
+def _check_workdir(workdir: Path, design: Design) -> None:
+    """Refuses to overwrite results of other settings; more replicates are the same ones."""
+    from tf_lottery.report.results import find_results, read_results
+
+    path = find_results(workdir)
+    if not path.exists():
+        return
+    document = read_results(path)
+    advice = "choose another --workdir or remove that file"
+    if document.study.id != design.experiment.id:
+        raise StoreError(
+            f"{path} is of {document.study.title!r}, not of {design.experiment.title!r}: {advice}"
+        )
+    theirs, ours = dict(document.settings), dict(design.settings)
+    theirs.pop("replicates", None)
+    ours.pop("replicates", None)
+    lines = differences(ours, theirs)
+    if lines:
+        more = f"; and {len(lines) - 4} more" if len(lines) > 4 else ""
+        raise StoreError(
+            f"{path} holds the results of other settings ({'; '.join(lines[:4])}{more}): {advice}"
+        )
+    if len(design.seeds) < len(document.seeds):
+        raise StoreError(
+            f"{path} holds {len(document.seeds)} replicates, --replicates={len(design.seeds)} "
+            f"would drop some: give as many, {advice}"
+        )
+
+
+def _make_places(command: Command, workdir: Path) -> Store:
+    """Creates the work directory and the store of the command line.
+
+    Raises:
+      StoreError: one of them cannot be written; a bad ``--store`` leaves no new
+        ``--workdir`` behind.
+      UsageError: Ray is not installed, or nothing answers at ``--ray_address``; no
+        directory is made then.
+    """
+    from tf_lottery.engine.remote_store import open_store
+
+    if command.execution.executor == "ray":
+        from tf_lottery.engine.ray import check_reachable
+
+        check_reachable(command.execution.ray_address)
+    if "store" in command.given:
+        open_store(command.store, workdir / "stages")
+    files.make_directory("workdir", workdir)
+    return open_store(command.store, workdir / "stages")
+
+
+def _finish_stages(
+    targets: Sequence[Stage], workshop: Workshop, command: Command
+) -> dict[str, bool]:
+    """Finishes every stage the targets need, by the executor of the command line.
+
+    Args:
+      targets: the stages wanted.
+      workshop: does them, where they are done one by one in this process.
+      command: says how; ``--jobs`` counts with the local executor alone.
+
+    Returns:
+      For each stage key whether it was finished before.
+
+    Raises:
+      LotteryError: as the work does, or as the executor does.
+    """
+    from tf_lottery.engine.serial import run_stages
+    from tf_lottery.lottery.work import Workshop
+
+    chosen, announce = command.execution, functools.partial(print, flush=True)
+    assert workshop.log_root is not None
+    make = functools.partial(Workshop, log_root=workshop.log_root.resolve())
+    if chosen.executor == "ray":
+        from tf_lottery.engine.ray import run_on_ray
+
+        return run_on_ray(
+            targets,
+            command.store,
+            make,
+            chosen.ray_address,
+            chosen.ray_cpus,
+            chosen.ray_gpus,
+            announce,
+        )
+    if chosen.jobs > 1:
+        from tf_lottery.engine.processes import run_parallel
+
+        return run_parallel(targets, workshop.store, make, chosen.jobs, announce)
+    return run_stages(targets, workshop, announce)
+
+
+def _reference(command: Command, runs: Iterable[str | None], source: str) -> Reference | None:
     """The published curves of ``--reference_csv``; ``None`` without that flag.
 
     Args:
@@ -137,44 +246,65 @@ def _reference(command: Command, runs: Iterable[str | None], source: str) -> dic
             "--reference_csv is not used"
         )
     found = read_reference(command.reference_csv, wanted)
-    missing = [run for run in dict.fromkeys(wanted) if run not in found["runs"]]
+    missing = [run for run in dict.fromkeys(wanted) if run not in found.runs]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        print(f"{found['file']} has no run {', '.join(missing[:3])}{more}: drawn without")
+        print(f"{found.file} has no run {', '.join(missing[:3])}{more}: drawn without")
     return found
 
 
-def _width() -> int:
-    return min(100, shutil.get_terminal_size().columns)
+def plan_study(command: Command) -> int:
+    """Prints the stages, their cost, and what is finished."""
+    from tf_lottery.engine.remote_store import open_store
+    from tf_lottery.lottery.plan import plan, plan_text
+    from tf_lottery.lottery.work import Workshop
+
+    study = make_study(command)
+    about = study.experiment
+    _reference(command, [arm.reference for arm in study.design.arms], about.source)
+    workshop = Workshop(open_store(command.store, read_only=True))
+    study.check(workshop)
+    if about.source:
+        print(f"{about.source}: {about.title}")
+    if study.design.scale:
+        print(textwrap.fill(study.design.scale, _width()))
+    planned, counted = plan(study.targets, workshop), study.counted_flops(workshop)
+    print(plan_text(planned, study.baselines, command.execution.jobs, counted))
+    return 0
 
 
-def _check_workdir(workdir: Path, design: Design) -> None:
-    """Refuses to overwrite results of other settings; more replicates are the same ones."""
-    from tf_lottery.report import experiment as reporting
-    from tf_lottery.report.results import RESULTS
+def report_study(command: Command, start_tensorflow: Callable[[bool], None]) -> int:
+    """Writes the report anew from the results.
 
-    if (workdir / RESULTS).exists():
-        raise StoreError(
-            f"{workdir / RESULTS} is of a comparison, not an experiment: choose another --workdir"
-        )
-    path = workdir / reporting.EXPERIMENT
-    if not path.exists():
-        return
-    theirs = reporting.read_experiment(path)["settings"]
-    ours = json.loads(json.dumps(design.settings))
-    replicates = theirs.get("replicates", 0)
-    lines = differences({**ours, "replicates": replicates}, theirs)
-    if lines:
-        more = f"; and {len(lines) - 4} more" if len(lines) > 4 else ""
-        raise StoreError(
-            f"{path} holds the results of other settings ({'; '.join(lines[:4])}{more}): "
-            "choose another --workdir or remove that file"
-        )
-    if ours["replicates"] < replicates:
-        raise StoreError(
-            f"{path} holds {replicates} replicates, --replicates={ours['replicates']} would drop "
-            "some: give as many, choose another --workdir or remove that file"
-        )
+    Args:
+      command: ``--reference_csv`` puts its curves in the place of those that the results
+        hold; an empty one takes them away.
+      start_tensorflow: called if TensorBoard's pictures are to be written, with
+        ``--verbose``.
+    """
+    from tf_lottery.report.overlay import lay_over
+    from tf_lottery.report.results import RESULTS, find_results, read_results, write_results
+    from tf_lottery.report.study import write_report
+
+    workdir = Path(command.workdir)
+    document = read_results(find_results(workdir))
+    if command.reference_csv is not None:
+        if not document.is_of_the_paper:
+            raise UsageError(
+                f"--reference_csv goes with an experiment, {workdir} holds none: leave it out",
+                "reference_csv",
+            )
+        runs = [arm.reference for arm in document.arms]
+        reference = _reference(command, runs, document.study.source)
+        with locks.held(workdir / ".lock", str(workdir), say):  # a run may be adding a replicate
+            document = lay_over(read_results(find_results(workdir)), reference)
+            write_results(workdir / RESULTS, document)
+    write_report(workdir)
+    if command.reference_csv is not None and (workdir / "tensorboard" / "report").is_dir():
+        start_tensorflow(command.verbose)
+        _log_figures(workdir)
+    _tell(document, workdir)
+    return 0
 
 
 def _log_figures(workdir: Path) -> None:
@@ -184,51 +314,24 @@ def _log_figures(workdir: Path) -> None:
     log_pictures(workdir / "tensorboard" / "report", sorted((workdir / "figures").glob("*.png")))
 
 
-def plan_experiment(command: Command, design: Design) -> int:
-    """Prints the stages, their cost, and what is finished."""
-    from tf_lottery.engine.remote_store import open_store
-    from tf_lottery.lottery.plan import plan, plan_text
-    from tf_lottery.lottery.work import Workshop
-    from tf_lottery.studies.study import Study
+def _tell(document: Results, workdir: Path) -> None:
+    """The results in short, and where everything lies."""
+    from tf_lottery.report.results import find_results
+    from tf_lottery.report.summary import summary
 
-    study = Study(design)
-    _reference(command, [arm.reference for arm in design.arms], study.experiment.source)
-    workshop = Workshop(open_store(command.store, read_only=True))
-    for config in design.configs.values():
-        workshop.check(config)
-    print(f"{study.experiment.source}: {study.experiment.title}")
-    if design.scale:
-        print(textwrap.fill(design.scale, _width()))
-    planned, counted = plan(study.targets, workshop), study.counted_flops(workshop)
-    print(plan_text(planned, study.baselines, command.execution.jobs, counted))
-    return 0
-
-
-def report_experiment(command: Command, start_tensorflow: Callable[[bool], None]) -> int:
-    """Writes the report anew from ``experiment.json``.
-
-    Args:
-      command: ``--reference_csv`` puts its curves in the place of those that the results
-        hold; an empty one takes them away.
-      start_tensorflow: called if TensorBoard's pictures are to be written, with
-        ``--verbose``.
-    """
-    from tf_lottery.report import experiment as reporting
-
-    workdir = Path(command.workdir)
-    path = workdir / reporting.EXPERIMENT
-    document = reporting.read_experiment(path)
-    if command.reference_csv is not None:
-        runs = [arm["reference"] for arm in document["arms"]]
-        reference = _reference(command, runs, document["experiment"]["source"])
-        with locks.held(workdir / ".lock", str(workdir), say):  # a run may be adding a replicate
-            document = reporting.lay_over(reporting.read_experiment(path), reference)
-            reporting.write_experiment(path, document)
-    reporting.write_experiment_report(workdir)
-    if command.reference_csv is not None and (workdir / "tensorboard" / "report").is_dir():
-        start_tensorflow(command.verbose)
-        _log_figures(workdir)
-    print(reporting.experiment_table(document))
-    print()
+    print(f"\n{summary(document)}\n")
     print(f"report        {workdir / 'report.html'}")
-    return 0
+    print(f"results       {find_results(workdir)}")
+    print(f"figures       {workdir / 'figures'}/")
+    for what, folder in (("SavedModels", "saved_model"), ("tickets", "tickets")):
+        names = sorted(path.name for path in (workdir / folder).glob("[!.]*"))
+        if names and not document.is_of_the_paper:
+            print(f"{what:<12}  {workdir / folder}/ ({', '.join(names)})")
+    tensorboard = Path(sys.executable).with_name("tensorboard")  # of this environment
+    if tensorboard.is_relative_to(Path.cwd()):
+        tensorboard = tensorboard.relative_to(Path.cwd())
+    print(f"TensorBoard   {tensorboard} --logdir={workdir / 'tensorboard'}")
+
+
+def _width() -> int:
+    return min(100, shutil.get_terminal_size().columns)

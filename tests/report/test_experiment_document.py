@@ -4,10 +4,10 @@ import json
 import numpy as np
 import pytest
 from experiments import build_claim, build_experiment, build_figure
-
-from tf_lottery.errors import StoreError
 from tf_lottery.report.experiment import EXPERIMENT, read_experiment, write_experiment
 from tf_lottery.report.experiment.problems import problem
+
+from tf_lottery.errors import StoreError
 
 
 @pytest.mark.parametrize("form", ["epochs", "sweep", "transfer"])

@@ -4,10 +4,10 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 from experiments import build_experiment, build_figure
-
 from tf_lottery.report.experiment import figures, panels
 from tf_lottery.report.experiment.captions import captions
 from tf_lottery.report.experiment.statistics import half_width
+
 from tf_lottery.statistics import wilson
 
 CASES = [

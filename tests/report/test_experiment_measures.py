@@ -1,6 +1,5 @@
 import pytest
 from experiments import build_arm, build_experiment
-
 from tf_lottery.report.experiment import measures
 from tf_lottery.report.experiment.measures import Measure, parse, resolve, value
 

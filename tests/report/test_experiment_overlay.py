@@ -5,14 +5,14 @@ import json
 
 import pytest
 from experiments import build_experiment, build_figure
-
-from tf_lottery.main import main
 from tf_lottery.report.experiment import (
     EXPERIMENT,
     lay_over,
     read_experiment,
     write_experiment,
 )
+
+from tf_lottery.main import main
 
 
 def row(epoch, natural, robust=None):

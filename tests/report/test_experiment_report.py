@@ -8,8 +8,6 @@ import sys
 import pytest
 from experiments import build_claim, build_experiment
 from pages import Page
-
-from tf_lottery.errors import StoreError
 from tf_lottery.report.experiment import (
     EXPERIMENT,
     experiment_table,
@@ -22,6 +20,8 @@ from tf_lottery.report.experiment.document import baselines
 from tf_lottery.report.experiment.limits import limits, unmeasured
 from tf_lottery.report.experiment.problems import problem
 from tf_lottery.report.report import escape_markdown, typeset
+
+from tf_lottery.errors import StoreError
 
 
 def _write(folder, document):

@@ -3,7 +3,6 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
-
 from tf_lottery.report.experiment.statistics import (
     basis_words,
     count,
@@ -12,6 +11,7 @@ from tf_lottery.report.experiment.statistics import (
     half_width,
     paired,
 )
+
 from tf_lottery.statistics import difference, wilson
 
 

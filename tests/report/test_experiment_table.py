@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 from experiments import build_experiment, build_figure
-
 from tf_lottery.report.experiment import costs, experiment_table, tables
 from tf_lottery.report.experiment.measures import parse
 from tf_lottery.report.experiment.statistics import half_width
+
 from tf_lottery.statistics import wilson
 
 

@@ -1,8 +1,8 @@
 import pytest
 from experiments import build_claim, build_experiment
-
 from tf_lottery.report.experiment import verdicts
 from tf_lottery.report.experiment.verdict import decide, tally
+
 from tf_lottery.statistics import difference
 
 

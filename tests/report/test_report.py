@@ -9,12 +9,12 @@ import sys
 import numpy as np
 import pytest
 from pages import Page
+from tf_lottery.report.report import escape_markdown, typeset
 
 from tf_lottery.options.settings import KINDS
 from tf_lottery.report import findings, write_report, write_results
 from tf_lottery.report.captions import captions
 from tf_lottery.report.formats import interval, percent, seconds
-from tf_lottery.report.report import escape_markdown, typeset
 
 
 def _write(folder, document, pictures=None):

@@ -8,10 +8,10 @@ import sys
 
 import pytest
 from pages import Page
+from tf_lottery.report.report import escape_markdown, norms, typeset
 
 from tf_lottery.errors import StoreError
 from tf_lottery.report.formats import interval, percent, point_interval, points
-from tf_lottery.report.report import escape_markdown, norms, typeset
 from tf_lottery.report.robustness import write_evaluation, write_robustness_report
 from tf_lottery.report.robustness.verdict import claim_words, findings
 

@@ -1,8 +1,8 @@
 import pytest
+from tf_lottery.report.verdict import headline, headline_words
 
 from tf_lottery.options.settings import KINDS
 from tf_lottery.report import findings
-from tf_lottery.report.verdict import headline, headline_words
 from tf_lottery.statistics import difference
 
 

@@ -9,7 +9,8 @@ import tf_lottery
 from tf_lottery.errors import UsageError
 from tf_lottery.options import command as flags
 from tf_lottery.options.settings import KINDS
-from tf_lottery.studies.paper import EXPERIMENTS, SWEEPS, Base, Sweep, find_experiment
+from tf_lottery.studies.definition import Base, Sweep
+from tf_lottery.studies.paper import EXPERIMENTS, SWEEPS, find_experiment
 from tf_lottery.studies.study import Study
 from tf_lottery.study_cli import make_design
 

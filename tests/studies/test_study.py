@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from tf_lottery.engine.serial import run_stages
 from tf_lottery.engine.store import Store
@@ -11,7 +12,8 @@ from tf_lottery.lottery.totals import Costs, break_even
 from tf_lottery.lottery.work import Workshop
 from tf_lottery.main import main
 from tf_lottery.options import command as flags
-from tf_lottery.report.experiment import read_experiment, verdicts, write_experiment
+from tf_lottery.report.results import Point, Reference, read_results, write_results
+from tf_lottery.report.verdicts import verdicts
 from tf_lottery.studies.paper.factors import FIG6
 from tf_lottery.studies.study import Study, _figure
 from tf_lottery.study_cli import make_design
@@ -38,110 +40,107 @@ def done(tmp_path_factory):
 
 
 def test_the_document_can_be_written_and_read(done, tmp_path):
-    path = tmp_path / "experiment.json"
-    write_experiment(path, done[2])
-    assert read_experiment(path) == json.loads(json.dumps(done[2]))
+    path = tmp_path / "results.json"
+    write_results(path, done[2])
+    assert read_results(path) == done[2]
     assert [verdict.id for verdict in verdicts(done[2])] == [
         "robust_1", "cost_1", "robust_2", "cost_2",
     ]  # fmt: skip
 
 
-def test_runs_say_what_the_stages_say(done):
+def test_rows_say_what_the_stages_say(done):
     study, workshop, document = done
-    assert document["seeds"] == [0]
-    for arm in document["arms"]:
-        (run,) = arm["runs"]
-        entry = study.cells[arm["name"], 0].entry
+    assert document.seeds == [0]
+    for row in document.rows:
+        entry = study.cells[row.name, 0].entry
         history = workshop.history(entry.train)
-        assert [row["validation_robust"] for row in run["curve"]] == [
-            row["validation_robust"] for row in history
+        assert [record.validation_robust for record in row.curve] == [
+            record["validation_robust"] for record in history
         ]
         for which in ("best", "last"):
             path = workshop.store.path(entry.evaluations[which]) / "evaluation.json"
             found = json.loads(path.read_text())
-            assert run["test"]["natural"][which] == found["natural"]
-            assert run["test"]["pgd20"][which] == found["robust"]["pgd20"]
-            assert run["test"]["examples"] == 20
+            assert getattr(row.tests["natural"], which) == found["natural"]
+            assert getattr(row.tests["pgd20"], which) == found["robust"]["pgd20"]
+        assert row.test_examples == 20
         ledger = workshop.store.manifest(entry.train)["ledger"]
-        assert run["train_flops"] == ledger["flops"]
-        assert run["train_passes"] == (
+        assert row.train_flops == ledger["flops"]
+        assert row.train_passes == (
             ledger["forward_passes"]
             + ledger["input_gradient_passes"]
             + ledger["weight_gradient_passes"]
         )
         # An FGSM step costs 5F and a PGD-1 step too; the search is one epoch of two.
-        epochs = 1 if arm["name"] == "ticket, 1 epoch" else 2
-        search = 0 if arm["kind"] == "dense" else 1
-        assert run["total_flops_over_dense"] == pytest.approx((epochs + search) / 2)
-        assert run["density"] == pytest.approx(1 if arm["kind"] == "dense" else 0.2, abs=0.01)
-    dense, short, full = (arm["runs"][0] for arm in document["arms"])
-    assert dense["break_even"] is None
-    for run in (short, full):
-        reached = run["epochs_to_dense"]
-        saved = dense["epochs_to_dense"] - (reached or 0)
+        epochs = 1 if row.name == "ticket, 1 epoch" else 2
+        search = 0 if row.kind == "dense" else 1
+        assert row.total_flops_over_dense == pytest.approx((epochs + search) / 2)
+        assert row.density == pytest.approx(1 if row.kind == "dense" else 0.2, abs=0.01)
+    dense, short, full = document.rows
+    assert dense.break_even is None
+    for row in (short, full):
+        reached = row.epochs_to_dense
+        saved = dense.epochs_to_dense - (reached or 0)
         if reached is None or saved <= 0:
-            assert run["break_even"] is None
+            assert row.break_even is None
         else:  # all epochs cost the same here, one of them is the search's
-            assert run["break_even"] == max(1, np.ceil(1 / saved - 1e-9))
-    assert dense["curve"][0]["distance"] is None
-    assert short["curve"][0]["distance"] > 0
+            assert row.break_even == max(1, np.ceil(1 / saved - 1e-9))
+    assert dense.curve[0].distance is None
+    assert short.curve[0].distance > 0
+    assert not document.searches
+
+
+def test_claims_are_paired_on_the_same_images(done):
+    for claim in done[2].claims:
+        assert bool(claim.pairs) == claim.measure.startswith("test_")
 
 
 def test_the_transfer_matrix_has_the_white_box_on_its_diagonal(done):
     document = done[2]
-    transfer = document["transfer"]
-    assert transfer["arms"] == [arm["name"] for arm in document["arms"]]
-    (matrix,) = transfer["matrices"]
+    transfer = document.transfer
+    assert transfer.arms == [arm.name for arm in document.arms]
+    (matrix,) = transfer.matrices
     assert np.shape(matrix) == (3, 3)
-    for index, arm in enumerate(document["arms"]):
-        clean = arm["runs"][0]["test"]["natural"]["best"]
-        assert matrix[index][index] <= clean + 1e-9
+    for index, row in enumerate(document.rows):
+        assert matrix[index][index] <= row.tests["natural"].best + 1e-9
 
 
 def test_the_ledger_names_the_arms_of_each_stage(done):
     document = done[2]
-    searches = [row for row in document["ledger"] if row["label"].startswith("search")]
-    assert [row["models"] for row in searches] == [["ticket, 1 epoch", "ticket, 2 epochs"]]
-    assert all(row["seed"] == 0 and row["cached"] is False for row in document["ledger"])
-    assert {row["kind"] for row in document["ledger"]} == {
+    searches = [entry for entry in document.ledger if entry.label.startswith("search")]
+    assert [entry.models for entry in searches] == [["ticket, 1 epoch", "ticket, 2 epochs"]]
+    assert all(entry.seed == 0 and entry.cached is False for entry in document.ledger)
+    assert {entry.kind for entry in document.ledger} == {
         "init", "train", "prune", "evaluate", "transfer",
     }  # fmt: skip
 
 
 def test_a_document_is_told_from_that_of_another_run_or_another_version(done):
     study, _, document = done
-    text = json.dumps(document)
-    assert study.is_told_by(json.loads(text))
-    assert not study.is_told_by(json.loads(text), {"file": "curves.csv", "runs": {}})
-    assert not Study(design("--seed=1")).is_told_by(json.loads(text))
-
-    def change(part, value):
-        changed = json.loads(text)
-        *path, last = part
-        place = changed
-        for key in path:
-            place = place[key]
-        place[last] = value
-        return changed
-
-    for part, value in (
-        (("package_version",), "0.0.1"),
-        (("claims", 0, "text"), "another"),
-        (("arms", 1, "published"), {"test_natural@best": 0.5}),
-        (("figures",), []),
-        (("transfer", "published"), [[0.5]]),
-        (("ledger",), document["ledger"][1:]),
-        (("ledger", 3, "stage"), "train-0123456789abcdef"),
-    ):
-        assert not study.is_told_by(change(part, value)), part
+    assert study.is_told_by(document)
+    reference = Reference("curves.csv", {"x": [Point(1, 0.5, None)]})
+    assert not study.is_told_by(document, reference)
+    assert not Study(design("--seed=1")).is_told_by(document)
+    others = [
+        replace(document, package_version="0.0.1"),
+        replace(document, claims=[replace(document.claims[0], text="another")]),
+        replace(
+            document, arms=[replace(arm, published={"run:epochs": 5}) for arm in document.arms]
+        ),
+        replace(document, figures=[]),
+        replace(document, transfer=replace(document.transfer, published=[[0.5]])),
+        replace(document, ledger=document.ledger[1:]),
+        replace(document, ledger=[replace(document.ledger[0], stage="train-0123456789abcdef")]),
+    ]
+    for other in others:
+        assert not study.is_told_by(other)
     # What the stages gave is theirs to say.
-    assert study.is_told_by(change(("arms", 1, "runs", 0, "density"), 0.5))
+    assert study.is_told_by(replace(document, rows=[replace(document.rows[0], density=0.5)]))
 
 
 def test_width_and_depth_have_a_figure_each():
     design = make_design(flags.parse(["--experiment=fig6", "--sweep_depths=10,16"]))
     for spec, word in zip(FIG6.figures, ("width", "depth"), strict=True):
-        arms = _figure(spec, design.arms)["arms"]
+        arms = _figure(spec, design.arms).arms
         assert arms
         assert all(f"({word})" in name for name in arms)
     assert len(arms) == 4
@@ -198,17 +197,16 @@ def test_the_command_runs_resumes_and_adds_replicates(tmp_path, capsys):
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert "search: boosting" in printed
-    for name in ("experiment.json", "report.html", "report.md", "figures/distance_per_epoch.svg"):
+    for name in ("results.json", "report.html", "report.md", "figures/distance_per_epoch.svg"):
         assert (tmp_path / "run" / name).is_file()
     assert list((tmp_path / "run" / "tensorboard" / "report").iterdir())
-    first = read_experiment(tmp_path / "run" / "experiment.json")
-    assert all(run["curve"][0]["distance"] > 0 for arm in first["arms"] for run in arm["runs"])
+    first = read_results(tmp_path / "run" / "results.json")
+    assert all(row.curve[0].distance > 0 for row in first.rows)
     assert "note: The distance" not in printed
-    for arm in first["arms"]:
-        (run,) = arm["runs"]
+    for row in first.rows:
         # A search of 1 epoch and a training of 2, over a dense training of 2.
-        assert run["total_flops_over_dense"] == pytest.approx(1.5)
-        assert run["total_seconds_over_dense"] is None
+        assert row.total_flops_over_dense == pytest.approx(1.5)
+        assert row.total_over_dense is None
     assert (
         "one dense training of all epochs, counted" in (tmp_path / "run" / "report.md").read_text()
     )
@@ -216,13 +214,11 @@ def test_the_command_runs_resumes_and_adds_replicates(tmp_path, capsys):
     assert main([*arguments, "--replicates=2"]) == 0
     printed = capsys.readouterr().out
     assert "(seed 0)" not in printed.split("Fig. 3: ")[0]
-    second = read_experiment(tmp_path / "run" / "experiment.json")
-    assert [arm["runs"][0]["curve"] for arm in second["arms"]] == [
-        arm["runs"][0]["curve"] for arm in first["arms"]
-    ]
-    assert len(second["seeds"]) == 2
+    second = read_results(tmp_path / "run" / "results.json")
+    assert [row.curve for row in second.rows if row.seed == 0] == [r.curve for r in first.rows]
+    assert len(second.seeds) == 2
     # Once more: there is nothing to do, and nothing is written.
-    path = tmp_path / "run" / "experiment.json"
+    path = tmp_path / "run" / "results.json"
     before = path.stat().st_mtime_ns
     assert main([*arguments, "--replicates=2"]) == 0
     printed = capsys.readouterr().out
@@ -237,14 +233,14 @@ def test_the_command_runs_resumes_and_adds_replicates(tmp_path, capsys):
     # One seed fewer would lose results.
     assert main(arguments) == 1
     assert "--replicates=1 would drop" in capsys.readouterr().err
-    # A comparison does not write over them, nor over what it left an experiment.
+    # A comparison does not write over them.
     assert main([*SMALL[1:11], f"--workdir={tmp_path / 'run'}"]) == 1
-    assert "is of an experiment" in capsys.readouterr().err
+    assert "not of 'Comparison of" in capsys.readouterr().err
     # Other settings do not mix.
     assert main([*arguments, "--sparsity=0.5"]) == 1
     assert "options.sparsity" in capsys.readouterr().err
     # Trainings of a version that did not record the distance: what is missing and what to do.
-    stage = next(e["stage"] for e in second["ledger"] if e["label"] == "train: boosting (seed 0)")
+    stage = next(e.stage for e in second.ledger if e.label == "train: boosting (seed 0)")
     history = tmp_path / "run" / "stages" / stage / "history.json"
     rows = json.loads(history.read_text())
     history.write_text(json.dumps([{k: v for k, v in r.items() if k != "distance"} for r in rows]))
@@ -268,7 +264,7 @@ def test_the_command_runs_resumes_and_adds_replicates(tmp_path, capsys):
     [
         (["--experiment=fig99"], "--experiment: unknown value 'fig99'"),
         (["--experiment=fig1", "--replicates=0"], "--replicates: got 0"),
-        (["--replicates=2"], "--replicates goes with --experiment"),
+        (["--replicates=0"], "--replicates: got 0"),
         (["--mode=plan", "--sweep_rates=0.1"], "--sweep_rates goes with --experiment"),
         (["--jobs=0"], "--jobs: got 0"),
         (["--experiment=fig1", "--ray_gpus=-1"], "--ray_gpus: got -1"),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+
+import numpy as np
 
 from tf_lottery import weights
 from tf_lottery.engine.stage import Stage
@@ -76,35 +76,33 @@ def _total(stages: Sequence[Stage], workshop: Workshop) -> dict[str, float]:
     return total
 
 
-def accuracies(entry: Entry, config: LotteryConfig, store: Store) -> dict:
-    """``natural``, every attack and (with attacks) ``worst``: ``{"best": ..., "last": ...}``,
-    and ``examples``, the number of test images."""
+def accuracies(entry: Entry, config: LotteryConfig, store: Store) -> dict[str, dict[str, float]]:
+    """``natural``, every attack and (with attacks) ``worst``: ``{"best": ..., "last": ...}``."""
     found = {
-        which: json.loads(store.file(stage, "evaluation.json").read_text())
+        which: {name: float(flags.mean()) for name, flags in right(stage, config, store).items()}
         for which, stage in entry.evaluations.items()
     }
-    result: dict = {
-        "examples": found["best"]["examples"],
-        "natural": {which: each["natural"] for which, each in found.items()},
+    return {
+        name: {which: shares[name] for which, shares in found.items()} for name in found["best"]
     }
+
+
+def right(stage: Stage, config: LotteryConfig, store: Store) -> dict[str, np.ndarray]:
+    """Which test images a network gets right, bool (n,): clean, under each attack, under all.
+
+    Args:
+      stage: a finished evaluation.
+      config: that it is of.
+      store: where it lies.
+    """
+    found = weights.read_arrays(store.file(stage, "examples.npz"))
+    result = {"natural": found["clean_prediction"] == found["label"]}
     for attack in config.attacks:
-        result[attack.name] = {which: each["robust"][attack.name] for which, each in found.items()}
+        standing = found[f"prediction_{attack.name}"] == found["label"]
+        result[attack.name] = result["natural"] & standing
     if config.attacks:
-        result["worst"] = {
-            which: _worst(store.file(stage, "examples.npz"))
-            for which, stage in entry.evaluations.items()
-        }
+        result["worst"] = np.logical_and.reduce(list(result.values()))
     return result
-
-
-def _worst(path: Path) -> float:
-    """Share of the test images that are right clean and under every attack."""
-    found = weights.read_arrays(path)
-    right = found["clean_prediction"] == found["label"]
-    for name, predictions in found.items():
-        if name.startswith("prediction_"):
-            right = right & (predictions == found["label"])
-    return float(right.mean())
 
 
 def density(entry: Entry, workshop: Workshop) -> float:
@@ -203,7 +201,9 @@ def epochs_to_reach(history: list[dict], goal: float) -> tuple[float | None, flo
     return None, None
 
 
-def ledger_entry(stage: Stage, workshop: Workshop, models: Sequence[str], cached: bool) -> dict:
+def ledger_entry(
+    stage: Stage, workshop: Workshop, models: Sequence[str], seed: int, cached: bool
+) -> dict:
     """A finished stage as ``results.json`` states it."""
     return {
         "stage": stage.name,
@@ -213,4 +213,10 @@ def ledger_entry(stage: Stage, workshop: Workshop, models: Sequence[str], cached
         **dict.fromkeys(COST_COLUMNS, 0),
         **workshop.ledger(stage),
         "cached": cached,
+        "seed": seed,
     }
+
+
+def index(stage: Stage, store: Store) -> np.ndarray:
+    """Which images of the data set a finished evaluation was on, int (n,)."""
+    return weights.read_arrays(store.file(stage, "examples.npz"))["index"]

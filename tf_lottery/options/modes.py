@@ -28,6 +28,9 @@ class Places(Options, topic="What to do"):
         choices=MODES,
         modes=MODES,
     )
+    replicates: int = option(
+        1, "How many seeds, the first being --seed.", at_least(1), modes=_STAGES
+    )
     workdir: str = _place(
         "runs/lottery",
         "Directory for results, report, tickets, SavedModels and TensorBoard logs.",
@@ -101,11 +104,6 @@ class ExperimentOptions(Options, topic="Experiments of the paper", modes=_STAGES
 
     experiment: str | None = option(
         None, "Modes run and plan: instead of a comparison one of {experiments}."
-    )
-    replicates: int = option(
-        1,
-        "Modes run and plan, with --experiment: how many seeds, the first being --seed.",
-        at_least(1),
     )
     sweep_epochs: tuple[float, ...] | None = _sweep(
         "Epochs of retraining (fig2, fig4, fig8, table3)."

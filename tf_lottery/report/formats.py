@@ -51,6 +51,11 @@ def si(value: float, unit: str = "") -> str:
     return f"{digits} {_PREFIXES[power]}{unit}".rstrip()
 
 
+def tick(value: float, _: float = 0) -> str:
+    """A number at an axis: ``1,200``, ``0.5``."""
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:g}"
+
+
 def pixels(eps: float) -> str:
     """A radius on [0, 1] pixels: ``8/255`` where it is whole grey levels, else ``0.3``."""
     levels = eps * 255

@@ -42,6 +42,16 @@ class Document(msgspec.Struct, kw_only=True):
         """What contradicts itself, a line each, the first thing first."""
         return iter(())
 
+    @classmethod
+    def to_file(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """JSON as a file holds it, from JSON as the fields are declared."""
+        return content
+
+    @classmethod
+    def from_file(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """Undoes ``to_file``."""
+        return content
+
 
 D = TypeVar("D", bound=Document)
 
@@ -66,6 +76,7 @@ def write_document(path, document, belongs_in=""):
             _checked(content, type(document))
         except ValueError as error:
             raise ValueError(f"not {document.WHAT}: {one_line(error)}") from error
+        content = document.to_file(content)
     content.pop(DIGEST, None)
     content[DIGEST] = document_digest(content)
     return write_atomically(path, _text(content) + "\n")
@@ -106,13 +117,15 @@ def read_document(path, left_by, kind, number, upgrade=None):
         raise StoreError(f"{path}: not {kind.WHAT} (no format number or no {kind.SIGN})")
     content = _unchanged(path, content)
     found = content["format"]
-    if upgrade is not None and isinstance(found, int) and found < number:
-        content = upgrade(content) or content
-    _check_format(path, content["format"], number)
     try:
-        return _checked(content, kind)
-    except ValueError as error:
-        raise StoreError(f"{path}: {one_line(error)}") from error
+        if upgrade is not None and isinstance(found, int) and found < number:
+            content = upgrade(content) or content
+        _check_format(path, content["format"], number)
+        return _checked(kind.from_file(content), kind)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        # Of what is not even of the form that is taken apart here.
+        reason = "" if isinstance(error, ValueError) else "not in the expected form: "
+        raise StoreError(f"{path}: {reason}{one_line(error)}") from error
 
 
 def plain(value: Any) -> Any:

@@ -1,69 +1,101 @@
-"""What a results document cannot show, in plain sentences."""
+"""What a study cannot show, in plain sentences."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tf_lottery.report.results import Document
+from tf_lottery.report.measures import CURVES, parse
+from tf_lottery.report.results import Arm, LedgerEntry, Results
+from tf_lottery.report.text import listed
+from tf_lottery.report.verdicts import count
 
 SATURATION_POINTS = 5.0
-# Kinds that start from the weights to rewind to, and kinds that start untrained.
-_REWOUND = ("boosting", "winning", "random_mask")
+# Kinds that start untrained, whatever the epoch to rewind to.
 _UNTRAINED = ("dense", "reinit")
 
 
-def limits(document: Document) -> Iterator[str]:
+def limits(document: Results) -> Iterator[str]:
     """One sentence (or a few) a limit, in reading order."""
-    rows = document["rows"]
-    if all(row["kind"] != "dense" for row in rows):
-        yield "There is no dense run here: nothing can be said about accuracy or cost against it."
-    if len(rows) == 1:
+    if document.study.scale:
+        yield (
+            f"Not the paper's settings ({document.study.scale}): a claim that fails here is not "
+            "refuted, one that holds is not proven for the full scale, and the paper's numbers "
+            "beside ours are for orientation."
+        )
+    if len(document.arms) == 1:
         yield "A single model: nothing is compared."
-    seeds = sorted({row["seed"] for row in rows})
-    if len(seeds) == 1:
-        seed = f"One seed ({seeds[0]}); seed noise not measured."
-    else:
-        seed = f"{len(seeds)} seeds; models are compared within a seed."
-    yield (
-        f"{seed} The intervals cover the draw of the images alone: 95 %, Newcombe's for two "
-        "independent samples. Both models saw the same images, which makes them if anything "
-        "too wide; they are not corrected for the number of comparisons."
-    )
-    yield from troubles(document["ledger"])
+    yield from _seeds(document)
+    yield from _images(document)
+    if len(document.claims) > 1:
+        yield (
+            f"{count(len(document.claims), 'claim')}: the intervals are not corrected for "
+            "their number; among many, one in twenty misses by chance."
+        )
+    if not document.baselines:
+        text = "There is no baseline here: costs are not set against that of a dense network."
+        if document.has_counted:
+            text = (
+                "No dense network was trained here as a baseline. The FLOPs of search and "
+                "retraining are set against those of one dense training, which are counted; "
+                "seconds, and when an arm is as accurate as a dense network, are not."
+            )
+        yield text
+    yield from unmeasured(document)
+    yield from troubles(document.ledger)
     yield from _schedule(document)
     yield from _rewind(document)
-    if not document["attacks"]:
-        yield "No attack was run, so nothing is known about robustness."
-    yield from _saturation(document)
-    yield (
-        "Seconds on a shared machine vary from run to run; FLOPs do not, and they alone decide "
-        "whether a cost counts as lower or higher."
-    )
-    names = {row["name"] for row in rows}
-    if any(
-        entry["kind"] == "train" and entry["cached"] and names & set(entry["models"])
-        for entry in document["ledger"]
-    ):
-        yield "Some stages were finished by an earlier run: their seconds were measured then."
-    if any(row["density"] < 1 for row in rows):
+    if document.attacks:
         yield (
-            "Unstructured masks save no arithmetic: a pruned weight is still multiplied, as a "
-            "zero, so an epoch of a sparse network costs what a dense one costs. Whatever is "
-            "saved is epochs."
+            "An accuracy under attacks is an upper bound: a stronger attack may find more than "
+            "these did."
+        )
+        yield from _saturation(document)
+    else:
+        yield "No attack was run on the test images: nothing is said about their robustness."
+    yield from _cost(document)
+
+
+def unmeasured(document: Results) -> Iterator[str]:
+    """Why a distance that the study is about is missing, and what to do; mostly nothing.
+
+    Trainings have it from the version on that records it; the store hands out older ones.
+    """
+    if not any(parse(word).quantity == "distance" for word in _words(document)):
+        return
+    missing = [
+        (row.name, row.seed)
+        for row in document.rows
+        if row.density < 1 and any(record.distance is None for record in row.curve)
+    ]
+    stages = [
+        entry.stage
+        for entry in document.ledger
+        if entry.kind == "train"
+        and entry.label.startswith("train")
+        and any((name, entry.seed) in missing for name in entry.models)
+    ]
+    if missing:
+        names = listed(list(dict.fromkeys(name for name, _ in missing)))
+        yield (
+            f"The distance to the network it was cut from is missing for {names}: the store holds "
+            "trainings of a version of tf_lottery that did not record it yet. To have it, remove "
+            f"the director{'y' if len(stages) == 1 else 'ies'} {', '.join(stages)} from the store "
+            "and give the command again, which repeats these trainings alone."
         )
 
 
-def troubles(ledger: list[dict]) -> Iterator[str]:
-    """What went wrong in trainings and was gone on with, a sentence a kind of trouble.
+def _words(document: Results) -> list[str]:
+    words = [claim.measure for claim in document.claims]
+    return words + [word for figure in document.figures for word in figure.measures]
 
-    Args:
-      ledger: of a document; entries without trouble lack the keys.
-    """
+
+def troubles(ledger: Sequence[LedgerEntry]) -> Iterator[str]:
+    """What went wrong in trainings and was gone on with, a sentence a kind of trouble."""
     collapsed = [
-        f"{_training(entry)} (epoch {', '.join(map(str, entry['collapsed_epochs']))})"
+        f"{_training(entry)} (epoch {', '.join(map(str, entry.collapsed_epochs))})"
         for entry in ledger
-        if entry.get("collapsed_epochs")
+        if entry.collapsed_epochs
     ]
     if collapsed:
         yield (
@@ -71,9 +103,7 @@ def troubles(ledger: list[dict]) -> Iterator[str]:
             f"{'; '.join(collapsed)}: what was made from these weights is no fair sample of FGSM "
             "training; --on_overfit=rollback or a smaller rate may avoid it."
         )
-    back = [
-        f"{_training(entry)} ({entry['rollbacks']} x)" for entry in ledger if entry.get("rollbacks")
-    ]
+    back = [f"{_training(entry)} ({entry.rollbacks} x)" for entry in ledger if entry.rollbacks]
     if back:
         yield (
             f"Gone back to an earlier epoch, and on at half the rate each time: {'; '.join(back)}. "
@@ -82,70 +112,147 @@ def troubles(ledger: list[dict]) -> Iterator[str]:
         )
 
 
-def _training(entry: dict) -> str:
-    seed = f", seed {entry['seed']}" if "seed" in entry else ""
-    return f"{entry['label']}{seed}"
+def _training(entry: LedgerEntry) -> str:
+    seed = "" if entry.seed is None else f", seed {entry.seed}"
+    return f"{entry.label}{seed}"
 
 
-def _schedule(document: Document) -> Iterator[str]:
+def _seeds(document: Results) -> Iterator[str]:
+    seeds = len(document.seeds)
+    if seeds == 1:
+        paired = any(claim.pairs for claim in document.claims)
+        yield (
+            f"One seed ({document.seeds[0]}): how far another initialisation and order of the "
+            "data would change a result was not measured. The intervals cover the draw of the "
+            "images alone; "
+            + (
+                "test accuracies are compared image by image, validation accuracies as if of "
+                "other images, which makes those intervals if anything too wide."
+                if paired
+                else "both arms saw the same images, which makes those of a difference if "
+                "anything too wide."
+            )
+        )
+    else:
+        few = " With so few, it is wide and rests on the seeds being normally distributed."
+        yield (
+            f"{count(seeds, 'seed')}: a 95 % t-interval of the mean, of a comparison that of the "
+            "differences seed by seed. It covers what a seed changes, not the draw of the images, "
+            f"which all seeds share.{few * (seeds < 5)}"
+        )
+
+
+def _images(document: Results) -> Iterator[str]:
+    data = document.data
+    held_out = data.validation or 0
+    used = data.validation_used or held_out
+    if not any(parse(word).quantity in CURVES for word in _words(document)):
+        return
+    text = f"Validation accuracies are measured on {used:,}"
+    if used < held_out:
+        text += f" of {held_out:,}"
+    yield (
+        f"{text} images, on which the best epoch was chosen as well: at the best epoch they "
+        "flatter, at a fixed epoch they do not."
+    )
+
+
+def _schedule(document: Results) -> Iterator[str]:
     # A schedule without decay; a step in the curve is then often no more than noise.
-    if _setting(document, "train", "schedule", "name") == "constant":
+    schedule = _setting(document, ("train", "schedule", "name"), ("options", "schedule"))
+    if schedule == "constant":
         yield (
             "The learning rate of the training never decays from its peak: accuracies swing from "
             "epoch to epoch by more than the intervals show."
         )
 
 
-def _rewind(document: Document) -> Iterator[str]:
-    epochs = _setting(document, "prune", "rewind_epoch") or 0
-    kinds = [row["kind"] for row in document["rows"]]
-    rewound = [kind for kind in _REWOUND if kind in kinds]
-    untrained = [kind for kind in _UNTRAINED if kind in kinds]
+def _rewind(document: Results) -> Iterator[str]:
+    epochs = _setting(document, ("prune", "rewind_epoch"), ("options", "rewind_epoch")) or 0
+    kinds = list(dict.fromkeys(arm.kind for arm in document.arms))
+    rewound = [kind for kind in kinds if kind not in _UNTRAINED]
+    untrained = [kind for kind in kinds if kind in _UNTRAINED]
     if epochs > 0 and rewound and untrained:
-        spent = "1 epoch" if epochs == 1 else f"{epochs} epochs"
+        spent = count(epochs, "epoch")
         yield (
             f"{_start(rewound)} from weights already trained for {spent} of the search, "
             f"{_start(untrained)} untrained: comparisons at an epoch are {spent} apart."
         )
 
 
-def _saturation(document: Document) -> Iterator[str]:
+def _saturation(document: Results) -> Iterator[str]:
     """Warns where the margin loss finds clearly more than the cross-entropy does.
 
-    Per model, its lowest accuracy under a multi-step cross-entropy attack against its
+    Per arm, its lowest accuracy under a multi-step cross-entropy attack against its
     lowest under a margin-loss attack: a weaker PGD that merely took too few steps must
     not pass for vanishing gradients.
     """
-    ascent = [a for a in document["attacks"] if a.get("method", "pgd") in ("pgd", "mim", "apgd")]
-    entropy = [a["name"] for a in ascent if a["loss"] == "cross_entropy" and a["steps"] > 1]
-    margin = [a["name"] for a in ascent if a["loss"] == "margin"]
+    ascent = [a for a in document.attacks if a.method in ("pgd", "mim", "apgd")]
+    entropy = [a.name for a in ascent if a.loss == "cross_entropy" and a.steps > 1]
+    margin = [a.name for a in ascent if a.loss == "margin"]
     if not entropy or not margin:
         return
     gaps: dict[tuple[str, str], list[str]] = {}
-    for row in document["rows"]:
-        found = []
-        for which in ("best", "last"):
-            soft = min(entropy, key=lambda name: row[name][which])
-            hard = min(margin, key=lambda name: row[name][which])
-            points = round(100 * (row[soft][which] - row[hard][which]), 6)
-            found.append((points, soft, hard, which))
-        points, soft, hard, which = max(found)
-        if points > SATURATION_POINTS:
+    for arm in document.arms:
+        found = _widest(document, arm, entropy, margin)
+        if found and found[0] > SATURATION_POINTS:
+            points, soft, hard, which = found
             gaps.setdefault((soft, hard), []).append(
-                f"{points:.1f} points above {hard} for {row['name']} ({which} epoch)"
+                f"{points:.1f} points above {hard} for {arm.name} ({which} epoch)"
             )
-    for (soft, _), models in gaps.items():
+    for (soft, _), arms in gaps.items():
         yield (
-            f"{soft} is {', '.join(models)}: cross-entropy gradients may vanish; trust the "
+            f"{soft} is {', '.join(arms)}: cross-entropy gradients may vanish; trust the "
             "lower number."
         )
 
 
-def _setting(document: Document, *path: str) -> Any:
-    value = document["settings"]
-    for key in path:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
+def _widest(
+    document: Results, arm: Arm, entropy: list[str], margin: list[str]
+) -> tuple[float, str, str, str] | None:
+    found = []
+    for row in document.runs(arm.name):
+        for which in ("best", "last") if row.tests else ():
+            shares = {name: getattr(row.tests[name], which) for name in (*entropy, *margin)}
+            soft, hard = (min(names, key=shares.__getitem__) for names in (entropy, margin))
+            found.append((round(100 * (shares[soft] - shares[hard]), 6), soft, hard, which))
+    return max(found, default=None)
+
+
+def _cost(document: Results) -> Iterator[str]:
+    yield (
+        "Seconds on a shared machine vary from run to run; FLOPs do not, and they alone are "
+        "comparable between machines."
+    )
+    unknown = [
+        row.name
+        for row in document.rows
+        if row.search_source == "ticket" and min(row.search_seconds, row.search_flops) <= 0
+    ]
+    if unknown:
+        yield (
+            f"The given ticket of {listed(list(dict.fromkeys(unknown)))} records no search cost: "
+            "no saving can be claimed."
+        )
+    if any(entry.cached for entry in document.ledger):
+        yield "Some stages were finished by an earlier run: their seconds were measured then."
+    if any(row.density < 1 for row in document.rows):
+        yield (
+            "Unstructured masks save no arithmetic: a pruned weight is still multiplied, as a "
+            "zero, so an epoch of a sparse network costs what a dense one costs. Whatever is "
+            "saved is epochs."
+        )
+
+
+def _setting(document: Results, *paths: tuple[str, ...]) -> Any:
+    """The first of these settings that there is; a comparison's and an experiment's differ."""
+    for path in paths:
+        value: Any = document.settings
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        if value is not None:
+            return value
+    return None
 
 
 def _start(kinds: list[str]) -> str:

@@ -252,11 +252,16 @@ def write_page(folder: str | os.PathLike, page: Page) -> Path:
     """
     folder = Path(folder)
     for kind in ("md", "html"):
-        text = _environment().get_template(f"page.{kind}.j2").render(page=page, folder=folder)
-        if kind == "md":
-            text = re.sub(r"\n{3,}", "\n\n", text.lstrip())
-        write_atomically(folder / f"report.{kind}", text.rstrip() + "\n")
+        write_atomically(folder / f"report.{kind}", render(page, kind, folder))
     return folder / "report.html"
+
+
+def render(page: Page, kind: str, folder: Path) -> str:
+    """The page as ``html`` or ``md``, to be written into ``folder``."""
+    text = _environment().get_template(f"page.{kind}.j2").render(page=page, folder=folder)
+    if kind == "md":
+        text = re.sub(r"\n{3,}", "\n\n", text.lstrip())
+    return text.rstrip() + "\n"
 
 
 def figures(saved: Mapping[str, Path], captions: Mapping[str, Caption]) -> list[Figure]:

@@ -6,16 +6,17 @@ import csv
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import NoReturn, TextIO
 
 from tf_lottery.errors import UsageError
+from tf_lottery.report.results import Point, Reference
 
 FLAG = "reference_csv"
 COLUMNS = ("run", "epoch", "valid_clean", "valid_robust")
 
 
-def read_reference(path: str | os.PathLike, runs: Iterable[str]) -> dict[str, Any]:
-    """The curves of some runs, as the ``reference`` entry of an experiment's document.
+def read_reference(path: str | os.PathLike, runs: Iterable[str]) -> Reference:
+    """The curves of some runs, as the ``reference`` of a study's document.
 
     The file is UTF-8 CSV with a header. Of its columns these are read: ``run``, the
     run's name; ``epoch``, from 0, rising within a run; ``valid_clean`` and
@@ -32,8 +33,8 @@ def read_reference(path: str | os.PathLike, runs: Iterable[str]) -> dict[str, An
       runs: names of the runs wanted; those that the file lacks are left out.
 
     Returns:
-      ``{"file": basename, "runs": {run: [{"epoch", "natural", "robust"}, ...]}}``, runs in
-      the order asked for, epochs from 1, accuracies as shares or ``None``.
+      The file's name and the runs in the order asked for; epochs from 1, accuracies as shares
+      or ``None``.
 
     Raises:
       UsageError: the file cannot be read, is no such CSV, a row of a wanted run has an
@@ -55,25 +56,25 @@ def read_reference(path: str | os.PathLike, runs: Iterable[str]) -> dict[str, An
     if wanted and not found:
         more = ", ..." if len(wanted) > 3 else ""
         _fail(path, f"has none of the runs {', '.join(list(wanted)[:3])}{more}")
-    return {"file": path.name, "runs": {run: found[run] for run in wanted if run in found}}
+    return Reference(path.name, {run: found[run] for run in wanted if run in found})
 
 
-def _read(path: Path, file: TextIO, wanted: dict[str, None]) -> dict[str, list[dict]]:
-    trainings: dict[str, list[list[dict]]] = {}
+def _read(path: Path, file: TextIO, wanted: dict[str, None]) -> dict[str, list[Point]]:
+    trainings: dict[str, list[list[Point]]] = {}
     for line, row in _rows(path, file):
         run = row["run"]
         if run not in wanted:
             continue
-        record = {
-            "epoch": _epoch(path, line, row["epoch"]) + 1,
-            "natural": _share(path, line, "valid_clean", row["valid_clean"]),
-            "robust": _share(path, line, "valid_robust", row["valid_robust"]),
-        }
+        record = Point(
+            _epoch(path, line, row["epoch"]) + 1,
+            _share(path, line, "valid_clean", row["valid_clean"]),
+            _share(path, line, "valid_robust", row["valid_robust"]),
+        )
         curves = trainings.setdefault(run, [])
-        if not curves or record["epoch"] == curves[0][0]["epoch"]:
+        if not curves or record.epoch == curves[0][0].epoch:
             curves.append([])
-        elif record["epoch"] <= curves[-1][-1]["epoch"]:
-            before = curves[-1][-1]["epoch"] - 1
+        elif record.epoch <= curves[-1][-1].epoch:
+            before = curves[-1][-1].epoch - 1
             _fail(path, f"line {line}: epoch {row['epoch']} of {run} after its epoch {before}")
         curves[-1].append(record)
     return {run: max(curves, key=len) for run, curves in trainings.items()}

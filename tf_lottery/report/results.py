@@ -1,278 +1,410 @@
-"""``results.json``: what a run measured, one row a model.
+"""``results.json``: what a study measured, one row a network and seed.
 
-The document is plain JSON. Accuracies are shares in [0, 1]; times are seconds;
-epochs count from 1; FLOPs are floating-point operations, not per second.
+A comparison of kinds and an experiment of the paper leave the same document. It is plain JSON.
+Accuracies are shares in [0, 1], times seconds; epochs count from 1, passes in images (forward,
+input-gradient and weight-gradient together); FLOPs are floating-point operations, not per second.
 
-* ``settings`` (nested), ``command`` (argv), ``machine``, ``package_version``;
-* ``data``: sizes, digest and class names; the optional ``validation_used`` is the
-  number of validation images that the curves were measured on, if not all;
-* ``rows``: final test accuracies and cost of each model, see ``ROW_KEYS``; every
-  attack has its own key with ``{"best": ..., "last": ...}``, as has ``natural``, and
-  where there are attacks ``worst``: the share of images that are classified correctly
-  clean and under every attack. ``search_source`` says where the cost of the search is
-  from: ``run``, ``ticket`` (as recorded in a given one) or ``none``;
-* ``curves``: run label -> one record an epoch; a search run's label begins with
-  ``search``, every other label is a row's name;
-* ``layers``: row name -> weights and kept weights of each layer;
-* ``ledger``: what each stage cost; ``attacks``: what the attacks' names stand for.
+In a row of the file each accuracy on the test images has a key of its own beside the others:
+``natural``, every attack's name, and where there are attacks ``worst``, the share of images that
+are classified correctly when clean and under every attack; each is ``{"best": ..., "last": ...}``.
 """
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, Literal
 
-import numpy as np
+from msgspec import Struct, field
 
-from tf_lottery.errors import StoreError
-from tf_lottery.options import settings as config
-from tf_lottery.report import formats
-from tf_lottery.report.json_document import one_line, ordered, read_document, write_document
-from tf_lottery.report.text import aligned, attack_problem
-from tf_lottery.statistics import wilson
+from tf_lottery.options.attacks import AttackConfig
+from tf_lottery.report.asked import About, Claim, Figure
+from tf_lottery.report.document import Amount, Count, Data, Machine, Positive, Settings, Share
+from tf_lottery.report.json_document import Document, read_document, write_document
+from tf_lottery.report.measures import WORST, parse
+from tf_lottery.report.upgrade import upgraded
 
-FORMAT = 1
+FORMAT = 2
 RESULTS = "results.json"
+EXPERIMENT = "experiment.json"  # what experiments left in format 1
 PICTURES = "pictures.npz"
-WORST = "worst"  # beside the attacks' keys, in a row; there are none without attacks
-SEARCH_SOURCES = ("run", "ticket", "none")
-
-Document: TypeAlias = dict[str, Any]
-
-TOP_KEYS = (
-    "format", "package_version", "command", "settings", "machine", "data",
-    "attacks", "rows", "curves", "layers", "ledger",
-)  # fmt: skip
-ROW_KEYS = (
-    "name", "kind", "model", "dataset", "seed", "density", "test_examples", "natural",
-    "epochs", "best_epoch", "search_seconds", "train_seconds", "total_over_dense",
-    "search_flops", "train_flops", "total_flops_over_dense",
-    "search_source", "epochs_to_dense", "seconds_to_dense_over_dense",
-    "flops_to_dense_over_dense",
-)  # fmt: skip
-CURVE_KEYS = (
-    "epoch", "learning_rate", "loss", "train_accuracy", "validation_natural",
-    "validation_robust", "seconds", "validation_seconds",
-)  # fmt: skip
-LEDGER_KEYS = (
-    "stage", "kind", "label", "models", "seconds", "startup_seconds", "validation_seconds",
-    "examples", "forward_passes", "input_gradient_passes", "weight_gradient_passes",
-    "flops", "cached",
-)  # fmt: skip
-ATTACK_KEYS = ("name", "eps", "steps", "step_size", "random_start", "restarts", "loss")
-MACHINE_KEYS = ("cpu", "cores", "memory_gb", "python", "tensorflow")
-DATA_KEYS = ("name", "train", "validation", "test", "digest", "classes")
-LAYER_KEYS = ("layer", "weights", "kept")
-PICTURE_KEYS = (
-    "clean", "adversarial", "label", "clean_prediction", "adversarial_prediction",
-    "class_names", "eps",
-)  # fmt: skip
-SHOWN_DIFFERENCES = 4  # in an error message, which has to stay one line
 
 
-def attack_names(document: Document) -> list[str]:
-    """The attacks of the rows, in the order of the document."""
-    return [attack["name"] for attack in document["attacks"]]
+class Arm(Struct):
+    """What is trained with every seed.
+
+    Attributes:
+      name: unique; the ``name`` of its rows.
+      kind: ``dense``, ``boosting`` or another way to a ticket.
+      series: arms of one series are one line over ``x``.
+      reference: name of the same run among the published curves.
+      published: measure -> the paper's value.
+      baseline: the arm that the ratios of its rows refer to, if not the study's.
+    """
+
+    name: str
+    kind: str
+    series: str
+    model: str
+    sparsity: Share
+    x: float | None = None
+    reference: str | None = None
+    published: dict[str, float] = field(default_factory=dict)
+    baseline: str | None = None
 
 
-def accuracy_names(document: Document) -> list[str]:
-    """Keys of the accuracies to show; the worst of a single attack is that attack."""
-    attacks = attack_names(document)
-    return ["natural", *attacks, *([WORST] if len(attacks) > 1 else [])]
+class Accuracy(Struct):
+    """With the weights of the best validation epoch and of the last epoch."""
+
+    best: Share
+    last: Share
 
 
-def is_search(label: str) -> bool:
-    """Whether a curve or ledger label names a search run."""
-    return label.startswith("search")
+class Record(Struct):
+    """One epoch of a training; ``None``: not measured."""
+
+    epoch: Positive
+    learning_rate: float
+    loss: float
+    train_accuracy: Share
+    validation_natural: Share
+    validation_robust: Share | None
+    seconds: Amount
+    validation_seconds: Amount
+    distance: float | None = None
 
 
-def write_results(path: str | os.PathLike, document: Document) -> Path:
+class Layer(Struct):
+    """How many of a layer's weights are kept."""
+
+    layer: str
+    weights: Count
+    kept: Count
+
+
+class Row(Struct, kw_only=True):
+    """One arm with one seed.
+
+    Attributes:
+      name: of the arm.
+      test_examples: images of the tests; 0: it was not tested.
+      tests: ``natural``, each attack, ``worst``.
+      stopped: whether it ended before the last planned epoch.
+      search_source: where the cost of the search is from: ``run``, ``ticket`` (as recorded in
+        a given one, 0 where it is not) or ``none``.
+      total_over_dense, total_flops_over_dense: seconds and FLOPs of search and training over
+        those of the baseline's training. Where there is no baseline FLOPs refer to a dense
+        training of as many epochs as the settings give one, counted and not run.
+      epochs_to_dense: epochs until the baseline's best validation accuracy; ``None``: never.
+        ``seconds_to_dense_over_dense`` and ``flops_to_dense_over_dense``: search and those
+        epochs over what the baseline itself took to get there.
+      break_even: how often the ticket has to be retrained for one search to have paid.
+      curve: one record an epoch.
+      layers: of the mask; empty without one.
+    """
+
+    name: str
+    kind: str
+    model: str
+    dataset: str
+    seed: int
+    density: Share
+    test_examples: Count
+    tests: dict[str, Accuracy]
+    epochs: Count
+    best_epoch: Count
+    search_seconds: Amount
+    train_seconds: Amount
+    total_over_dense: Amount | None
+    search_flops: Count
+    train_flops: Count
+    total_flops_over_dense: Amount | None
+    search_passes: Count | None = None
+    train_passes: Count | None = None
+    search_source: Literal["run", "ticket", "none"]
+    epochs_to_dense: Amount | None
+    seconds_to_dense_over_dense: Amount | None
+    flops_to_dense_over_dense: Amount | None
+    break_even: Amount | None = None
+    stopped: bool = False
+    curve: list[Record] = field(default_factory=list)
+    layers: list[Layer] = field(default_factory=list)
+
+
+class Transfer(Struct):
+    """For each seed the accuracy of the column's arm on examples made on the row's."""
+
+    attack: str
+    examples: Count
+    arms: list[str]
+    matrices: list[list[list[Share]]]
+    published: list[list[Share | None]] | None = None
+
+
+class Point(Struct):
+    """One epoch of a published curve."""
+
+    epoch: Positive
+    natural: Share | None
+    robust: Share | None
+
+
+class Reference(Struct):
+    """Published curves: name of the file, run -> points."""
+
+    file: str
+    runs: dict[str, list[Point]]
+
+
+class LedgerEntry(Struct):
+    """What one stage cost; ``models`` are the names of the arms that use it."""
+
+    stage: str
+    kind: str
+    label: str
+    models: list[str]
+    seconds: Amount
+    startup_seconds: Amount
+    validation_seconds: Amount
+    examples: Count
+    forward_passes: Count
+    input_gradient_passes: Count
+    weight_gradient_passes: Count
+    flops: Count
+    cached: bool
+    seed: int | None = None
+    collapsed_epochs: list[int] = field(default_factory=list)
+    rollbacks: int = 0
+
+
+class Results(Document):
+    """The document.
+
+    Attributes:
+      command: arguments; ``settings``: nested, whatever identifies the study.
+      seeds: the root seed of each replicate, in the order of every arm's rows.
+      attacks: what the attacks' names stand for.
+      baseline: the arm that the rows' ratios refer to, but for arms that name their own.
+      rows: of every arm, in the order of ``arms``, one a seed.
+      searches: curves of the searches (of the first seed), where they are told; by label.
+    """
+
+    WHAT: ClassVar[str] = "a results file"
+    SIGN: ClassVar[str] = "ledger"
+
+    format: Literal[2]
+    package_version: str
+    command: list[str]
+    study: About
+    settings: Settings
+    machine: Machine
+    data: Data
+    seeds: list[int]
+    attacks: list[AttackConfig]
+    baseline: str | None
+    arms: list[Arm]
+    rows: list[Row]
+    claims: list[Claim]
+    figures: list[Figure]
+    transfer: Transfer | None
+    reference: Reference | None
+    searches: dict[str, list[Record]]
+    ledger: list[LedgerEntry]
+
+    def arm(self, name: str) -> Arm:
+        """The arm called ``name``."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+    def runs(self, arm: str) -> list[Row]:
+        """The rows of an arm, in the order of ``seeds``."""
+        return [row for row in self.rows if row.name == arm]
+
+    def drawn(self, figure: Figure) -> list[Arm]:
+        """The arms of a figure, in its order."""
+        return self.arms if figure.arms is None else [self.arm(name) for name in figure.arms]
+
+    @property
+    def attack_names(self) -> list[str]:
+        """The attacks, in the order of the document."""
+        return [attack.name for attack in self.attacks]
+
+    @property
+    def tests(self) -> list[str]:
+        """The test accuracies to show; the worst of a single attack is that attack."""
+        names = self.attack_names
+        tested = any(row.tests for row in self.rows)
+        return ["natural", *names, *([WORST] if len(names) > 1 else [])] if tested else []
+
+    def baseline_of(self, arm: Arm) -> str | None:
+        """Name of the arm that the ratios of an arm's rows refer to."""
+        return arm.baseline or self.baseline
+
+    @property
+    def baselines(self) -> list[str]:
+        """The arms that ratios refer to."""
+        found = (self.baseline_of(arm) for arm in self.arms)
+        return list(dict.fromkeys(name for name in found if name is not None))
+
+    @property
+    def has_counted(self) -> bool:
+        """Whether FLOPs are set against a dense training that was not run."""
+        counted = any(row.total_flops_over_dense is not None for row in self.rows)
+        return counted and not self.baselines
+
+    @property
+    def is_of_the_paper(self) -> bool:
+        """Whether the study is a figure or table of the paper."""
+        return bool(self.study.source)
+
+    def problems(self) -> Iterator[str]:
+        names = [arm.name for arm in self.arms]
+        if not names or not self.seeds:
+            yield "has no arms or no seeds"
+        yield from _repeated("attacks", self.attack_names)
+        yield from (f"an attack is called {n!r}" for n in self.attack_names if n in _TAKEN)
+        yield from _repeated("arms", names)
+        yield from _repeated("claims", [claim.id for claim in self.claims])
+        yield from _repeated("figures", [figure.name for figure in self.figures])
+        if self.baseline is not None:
+            yield from _unknown("baseline", [self.baseline], names)
+        yield from _unknown("rows", [row.name for row in self.rows], names)
+        for arm in self.arms:
+            where = f"arm {arm.name!r}"
+            if not arm.name.strip():
+                yield f"{where}: its name is no text"
+            if arm.baseline is not None:
+                yield from _unknown(f"{where}: baseline", [arm.baseline], names)
+            for word in arm.published:
+                parse(word)
+            seeds = [row.seed for row in self.runs(arm.name)]
+            if seeds != self.seeds:
+                yield f"{where} has rows of the seeds {seeds}, not of {self.seeds}"
+        wanted = ["natural", *self.attack_names, *([WORST] if self.attacks else [])]
+        for row in self.rows:
+            yield from _row_problems(f"row {row.name!r}, seed {row.seed}", row, wanted)
+        for claim in self.claims:
+            yield from _claim_problems(f"claim {claim.id!r}", claim, names)
+        for figure in self.figures:
+            yield from _figure_problems(f"figure {figure.name!r}", figure, names)
+        if self.transfer is not None:
+            yield from _transfer_problems(self.transfer, names, len(self.seeds))
+        for i, entry in enumerate(self.ledger):
+            yield from _unknown(f"ledger[{i}]", entry.models, names)
+
+    @classmethod
+    def to_file(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """Each row's accuracies become keys of the row."""
+        rows = []
+        for row in content["rows"]:
+            early = {key: row[key] for key in _EARLY}
+            late = {key: value for key, value in row.items() if key not in (*_EARLY, "tests")}
+            rows.append(early | row["tests"] | late)
+        return {**content, "rows": rows}
+
+    @classmethod
+    def from_file(cls, content: dict[str, Any]) -> dict[str, Any]:
+        names = ["natural", *(attack["name"] for attack in content["attacks"]), WORST]
+        rows = []
+        for row in content["rows"]:
+            tests = {name: row[name] for name in names if name in row}
+            rows.append({key: value for key, value in row.items() if key not in tests})
+            rows[-1]["tests"] = tests
+        return {**content, "rows": rows}
+
+
+_EARLY = ("name", "kind", "model", "dataset", "seed", "density", "test_examples")
+_TAKEN = ("natural", WORST)  # keys of a row
+
+
+def find_results(directory: str | os.PathLike) -> Path:
+    """The results in a work directory; of 0.1.0's experiments if there are no others."""
+    older = Path(directory) / EXPERIMENT
+    path = Path(directory) / RESULTS
+    return older if older.exists() and not path.exists() else path
+
+
+def write_results(path: str | os.PathLike, document: Results) -> Path:
     """Writes ``document`` atomically; keys in a fixed, readable order.
 
     Raises:
-      ValueError: a key is missing, or a number is NaN or infinite.
+      ValueError: something contradicts itself, or a number is NaN or infinite.
     """
-    problem = _problem(document)
-    if problem:
-        raise ValueError(f"no results document: {problem}")
-    chosen = ordered(document, TOP_KEYS)
-    row_keys = list(ROW_KEYS)
-    place = row_keys.index("natural") + 1
-    row_keys[place:place] = [*attack_names(document), WORST]
-    chosen["rows"] = [ordered(row, row_keys) for row in document["rows"]]
-    chosen["ledger"] = [ordered(entry, LEDGER_KEYS) for entry in document["ledger"]]
-    return write_document(path, chosen, "a results file")
+    return write_document(path, document)
 
 
-def read_results(path: str | os.PathLike) -> Document:
-    """The checked document at ``path``.
+def read_results(path: str | os.PathLike) -> Results:
+    """The checked document at ``path``, also one that 0.1.0 wrote.
 
     Raises:
       StoreError: missing, unreadable, not JSON, of another format, or incomplete.
     """
-    return read_document(path, "a finished --mode=run", FORMAT, _strange, _problem)
+    return read_document(path, "a finished --mode=run", Results, FORMAT, upgraded)
 
 
-def _strange(document: Any) -> str:
-    if not isinstance(document, dict) or "format" not in document:
-        return "not a results file (no format number)"
-    return ""
-
-
-def read_pictures(path: str | os.PathLike) -> dict[str, np.ndarray] | None:
-    """The arrays of ``pictures.npz``; ``None`` where there is no such file.
-
-    ``clean`` and ``adversarial`` are uint8 (n, height, width, channels); ``label``
-    and the predictions int (n,); ``class_names`` strings; ``eps`` on [0, 1] pixels. The
-    optional ``model`` and ``attack`` say in words which model was attacked and how.
-
-    Raises:
-      StoreError: damaged, or an array is missing or of the wrong shape.
-    """
-    path = Path(path)
-    if not path.exists():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            pictures = {key: archive[key] for key in archive.files}
-    except Exception as error:  # a damaged zip raises five different types
-        raise StoreError(f"{path}: cannot be read ({one_line(error)}); remove it") from error
-    missing = [key for key in PICTURE_KEYS if key not in pictures]
-    if missing:
-        raise StoreError(f"{path}: lacks {', '.join(missing)}")
-    clean = pictures["clean"]
-    ok = clean.ndim == 4 and clean.shape[-1] in (1, 3) and clean.dtype == np.uint8
-    ok = ok and pictures["adversarial"].shape == clean.shape
-    ok = ok and pictures["adversarial"].dtype == np.uint8 and pictures["eps"].size == 1
-    classes = len(np.atleast_1d(pictures["class_names"]))
-    for key in ("label", "clean_prediction", "adversarial_prediction"):
-        index = pictures[key]
-        ok = ok and index.shape == clean.shape[:1] and index.dtype.kind in "iu"
-        ok = ok and bool(np.all((index >= 0) & (index < classes)))
-    if not ok:
-        raise StoreError(f"{path}: arrays of the wrong shape, type or range")
-    return pictures
-
-
-def check_same_settings(path: str | os.PathLike, settings: Any) -> None:
-    """Refuses to mix two runs in one work directory.
-
-    Args:
-      path: the work directory, or the ``results.json`` in it; may not exist yet.
-      settings: of the run about to start; a settings dataclass or its JSON form.
-
-    Raises:
-      StoreError: results of other settings are there; names what differs.
-    """
-    path = Path(path)
-    if path.name != RESULTS:
-        path = path / RESULTS
-    if not path.exists():
-        return
-    ours = json.loads(json.dumps(config.settings(settings)))
-    lines = config.differences(ours, config.settings(read_results(path)["settings"]))
-    if lines:
-        more = len(lines) - SHOWN_DIFFERENCES
-        shown = "; ".join(lines[:SHOWN_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
-        raise StoreError(
-            f"{path} holds the results of other settings ({shown}): "
-            "choose another --workdir or remove that file"
-        )
-
-
-def table(document: Document) -> str:
-    """The rows as aligned plain text for a terminal; accuracies as best/last in percent."""
-    names = accuracy_names(document)
-    lines = [["model", "density %", *names, "epochs", "search s", "train s", "total/dense"]]
-    for row in document["rows"]:
-        accuracies = [row[name] for name in names]
-        lines.append(
-            [
-                one_line(row["name"]),
-                formats.percent(row["density"]),
-                *(f"{formats.percent(a['best'])}/{formats.percent(a['last'])}" for a in accuracies),
-                str(row["epochs"]),
-                formats.seconds(row["search_seconds"]),
-                formats.seconds(row["train_seconds"]),
-                formats.ratio(row["total_over_dense"]),
-            ]
-        )
-    return "\n".join([*aligned(lines), _precision(document)])
-
-
-def _precision(document: Document) -> str:
-    """One line on what the accuracies mean and how far they can be trusted."""
-    names = accuracy_names(document)
-    halves = [
-        (high - low) / 2
-        for row in document["rows"]
-        for name in names
-        for low, high in [wilson(row[name][which], row["test_examples"]) for which in _WHICH]
-    ]
-    tested = sorted({row["test_examples"] for row in document["rows"]})
-    worst = "worst: correct under every attack; " if WORST in names else ""
-    return (
-        f"Test accuracy in %, best/last epoch, on {' or '.join(f'{n:,}' for n in tested)} images; "
-        f"{worst}"
-        f"95 % interval up to +-{100 * max(halves):.1f} points."
-    )
-
-
-_WHICH = ("best", "last")
-
-
-def _problem(document: Document) -> str:
-    """What is wrong with a document, in one line; empty when nothing is."""
-    try:
-        return _first_problem(document)
-    except (TypeError, AttributeError, LookupError, ValueError, OverflowError) as error:
-        return f"not in the expected form ({one_line(error)})"
-
-
-def _first_problem(document: Document) -> str:
-    missing = _missing(document, TOP_KEYS)
-    if missing:
-        return f"lacks {missing}"
-    parts: list[tuple[str, Any, tuple[str, ...]]]
-    parts = [("machine", document["machine"], MACHINE_KEYS), ("data", document["data"], DATA_KEYS)]
-    parts += [(f"attacks[{i}]", a, ATTACK_KEYS) for i, a in enumerate(document["attacks"])]
-    parts += [(f"rows[{i}]", row, ROW_KEYS) for i, row in enumerate(document["rows"])]
-    parts += [(f"ledger[{i}]", e, LEDGER_KEYS) for i, e in enumerate(document["ledger"])]
-    for label, records in document["curves"].items():
-        parts += [(f"curves[{label!r}][{i}]", r, CURVE_KEYS) for i, r in enumerate(records)]
-    for name, layers in document["layers"].items():
-        parts += [(f"layers[{name!r}][{i}]", r, LAYER_KEYS) for i, r in enumerate(layers)]
-    for where, part, keys in parts:
-        missing = _missing(part, keys)
-        if missing:
-            return f"{where} lacks {missing}"
-    for i, attack in enumerate(document["attacks"]):
-        problem = attack_problem(attack)
-        if problem:
-            return f"attacks[{i}]: {problem}"
-    if not document["rows"]:
-        return "has no rows"
-    names = [row["name"] for row in document["rows"]]
+def _repeated(where: str, names: Sequence[str]) -> Iterator[str]:
     if len(set(names)) != len(names):
-        return "two rows have the same name"
-    for row in document["rows"]:
-        if row["kind"] not in config.KINDS:
-            return f"row {row['name']!r} is of unknown kind {row['kind']!r}"
-        if row["test_examples"] < 1:
-            return f"row {row['name']!r} was tested on no images"
-        if row["search_source"] not in SEARCH_SOURCES:
-            return f"row {row['name']!r}: unknown search_source {row['search_source']!r}"
-        attacks = attack_names(document)
-        for name in ("natural", *attacks, *([WORST] if attacks else [])):
-            accuracy = row.get(name)
-            if not isinstance(accuracy, dict) or _missing(accuracy, _WHICH):
-                return f"row {row['name']!r} lacks the best or last accuracy of {name}"
-            if not all(0 <= accuracy[which] <= 1 for which in _WHICH):
-                return f"row {row['name']!r}: accuracy of {name} outside [0, 1]"
-    return ""
+        yield f"{where}: two of the same name"
 
 
-def _missing(part: Any, keys: tuple[str, ...]) -> str:
-    return ", ".join(repr(key) for key in keys if key not in part)
+def _row_problems(where: str, row: Row, wanted: Sequence[str]) -> Iterator[str]:
+    if not row.best_epoch <= row.epochs:
+        yield f"{where}: best_epoch {row.best_epoch} of {row.epochs} epochs"
+    epochs = [record.epoch for record in row.curve]
+    rising = all(a < b for a, b in pairwise([0, *epochs]))
+    if not rising or (epochs and epochs[-1] > row.epochs):
+        yield f"{where}: curve: epochs do not rise from 1 to at most {row.epochs}"
+    if bool(row.test_examples) != bool(row.tests):
+        yield f"{where} was tested on {row.test_examples} images"
+    missing = [name for name in wanted if row.tests and name not in row.tests]
+    if missing:
+        yield f"{where} lacks the accuracy of {', '.join(missing)}"
+    for layer in row.layers:
+        if layer.kept > layer.weights:
+            yield f"{where}: layer {layer.layer!r} keeps {layer.kept} of {layer.weights} weights"
+
+
+def _claim_problems(where: str, claim: Claim, names: Sequence[str]) -> Iterator[str]:
+    yield from _unknown(where, [claim.ours], names)
+    measure = parse(claim.measure)
+    if measure.at is None and measure.key is None:
+        yield f"{where}: {claim.measure!r} says no epoch"
+    if claim.theirs is not None:
+        yield from _unknown(where, [claim.theirs], names)
+    elif claim.value is None:
+        yield f"{where} compares with neither an arm nor a value"
+    for pair in claim.pairs:
+        if pair.only_ours + pair.only_theirs > pair.examples:
+            yield f"{where}: pairs do not fit {pair.examples} images"
+
+
+def _figure_problems(where: str, figure: Figure, names: Sequence[str]) -> Iterator[str]:
+    if not figure.name.replace("_", "a").replace("-", "a").isalnum():
+        yield f"{where}: its name is no file name"
+    if figure.arms is not None:
+        yield from _unknown(where, figure.arms, names)
+        yield from _repeated(where, figure.arms)
+    if figure.form in ("epochs", "sweep") and not figure.measures:
+        yield f"{where} has no measures"
+    for word in figure.measures:
+        measure = parse(word)
+        over_epochs = measure.at is None and measure.key is None
+        if figure.form in ("epochs", "sweep") and over_epochs != (figure.form == "epochs"):
+            yield f"{where}: {word!r} is no measure of form {figure.form!r}"
+
+
+def _transfer_problems(transfer: Transfer, names: Sequence[str], seeds: int) -> Iterator[str]:
+    yield from _unknown("transfer", transfer.arms, names)
+    yield from _repeated("transfer", transfer.arms)
+    side = len(transfer.arms)
+    if len(transfer.matrices) != seeds:
+        yield f"transfer: {len(transfer.matrices)} matrices for {seeds} seeds"
+    matrices: list[Sequence[Sequence[Any]]] = list(transfer.matrices)
+    for matrix in matrices if transfer.published is None else [*matrices, transfer.published]:
+        if side < 1 or len(matrix) != side or any(len(row) != side for row in matrix):
+            yield f"transfer: a matrix is not {side} x {side}"
+
+
+def _unknown(where: str, names: Iterable[str], known: Sequence[str]) -> Iterator[str]:
+    yield from (f"{where}: unknown {name!r}" for name in names if name not in known)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -16,8 +16,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-
-from tf_lottery.report.results import Document
 
 WIDTH = 9.0  # inches
 
@@ -53,29 +51,13 @@ class Style(NamedTuple):
     hatch: str
 
 
-_STYLES = {
+KIND_STYLES = {
     "dense": Style("#333333", (0, (6, 2)), "s", ""),
     "boosting": Style("#D55E00", "-", "o", "////"),
     "winning": Style("#0072B2", (0, (7, 2, 1.5, 2)), "^", "...."),
     "reinit": Style("#009E73", (0, (1.2, 1.6)), "D", "\\\\\\\\"),
     "random_mask": Style("#CC79A7", (0, (4, 1.5, 1, 1.5, 1, 1.5)), "v", "xxxx"),
 }
-
-
-def styles(document: Document) -> dict[str, Style]:
-    """Row name -> style. A second row of a kind gets a lighter shade and its own marker."""
-    seen: dict[str, int] = {}
-    result = {}
-    for row in document["rows"]:
-        index = seen.get(row["kind"], 0)
-        seen[row["kind"]] = index + 1
-        style = _STYLES[row["kind"]]
-        if index:
-            shade = np.asarray(to_rgb(style.color))
-            lighter = tuple(1 - (1 - shade) * max(0.35, 0.72**index))
-            style = style._replace(color=lighter, marker="PX*hp8<>"[(index - 1) % 8])
-        result[row["name"]] = style
-    return result
 
 
 # Without yellow, which white paper swallows; three cycles of different lengths,
@@ -88,7 +70,7 @@ _LINES: Any = (
     (0, (7, 2, 1.5, 2)),
     (0, (4, 1.5, 1, 1.5, 1, 1.5)),
 )
-_MARKERS = "os^DvPX*hp<>"
+MARKERS = "os^DvPX*hp<>"
 _HATCHES = ("", "////", "....", "\\\\\\\\", "xxxx", "----", "++++", "oo")
 
 
@@ -98,11 +80,35 @@ def series(names: Iterable[str]) -> dict[str, Style]:
         name: Style(
             _COLORS[i % len(_COLORS)],
             _LINES[i % len(_LINES)],
-            _MARKERS[i % len(_MARKERS)],
+            MARKERS[i % len(MARKERS)],
             _HATCHES[i % len(_HATCHES)],
         )
         for i, name in enumerate(names)
     }
+
+
+_DENSE_COLOR_AT = 6  # place in the palette of ``series`` that the dense network has
+
+
+def line_styles(lines: Sequence[tuple[str, str | None]]) -> dict[str, Style]:
+    """Name -> style.
+
+    Args:
+      lines: (name, kind) pairs; the kind is ``None`` where a line is of several.
+    """
+    kinds = [kind for _, kind in lines]
+    if len(set(kinds)) == len(kinds) and all(kind in KIND_STYLES for kind in kinds):
+        return {name: KIND_STYLES[str(kind)] for name, kind in lines}
+    # A lighter shade of a kind's colour is hard to tell from it: each line gets a colour of
+    # its own, but for the one dense network, which looks the same in all figures.
+    dense = [name for name, kind in lines if kind == "dense"]
+    if len(dense) != 1:
+        return series(name for name, _ in lines)
+    others = [name for name, kind in lines if kind != "dense"]
+    places = [*others[:_DENSE_COLOR_AT], "", *others[_DENSE_COLOR_AT:]]
+    keyed = series(places)
+    keyed.pop("")
+    return {dense[0]: KIND_STYLES["dense"]} | keyed
 
 
 def readable(background: Any) -> str:

@@ -188,3 +188,14 @@ def _tree(value: Mapping[str, Any], prefix: str = "") -> list[str]:
             shown = ", ".join(map(str, item)) if isinstance(item, list) else item
             lines.append(f"{prefix}{key} = {shown}")
     return lines
+
+
+def line(text: object) -> str:
+    """One line without control characters, which a terminal would obey."""
+    found = " ".join(str(text).split())
+    return "".join(letter if letter.isprintable() else "?" for letter in found)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a row, told apart although they may hold commas."""
+    return ("; " if any("," in name for name in names) else ", ").join(names)

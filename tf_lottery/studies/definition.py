@@ -8,14 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from tf_lottery.errors import UsageError
 from tf_lottery.options.architectures import architecture
+from tf_lottery.report.asked import Claim, Figure
 
-Expectation = Literal["more", "less", "not_less", "same"]
 _Value = TypeVar("_Value")
-Form = Literal["epochs", "sweep", "transfer"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Arm:
       x: its place on that line.
       reference: the same run among the authors' curves.
       published: measure -> what the paper says. What its curves say after an epoch is read
-        from them, see ``report.experiment.lay_over``.
+        from them, see ``report.overlay``.
       baseline: the arm that its costs are compared with, if not the experiment's.
     """
 
@@ -42,47 +41,6 @@ class Arm:
     reference: str | None = None
     published: Mapping[str, float] = field(default_factory=dict)
     baseline: str | None = None
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A sentence of the paper that a run can support or contradict.
-
-    Attributes:
-      id: unique in the experiment.
-      text: the sentence, such as ``boosting beats re-initialised after epoch 1``.
-      ours, theirs: names of arms; without ``theirs`` compared with ``value``.
-      measure: see ``report.experiment``.
-      expect: of ours against theirs; ``not_less`` and ``same`` up to ``margin``.
-      paper: what the paper found, with its numbers.
-    """
-
-    id: str
-    text: str
-    ours: str
-    theirs: str | None
-    measure: str
-    expect: Expectation
-    paper: str
-    margin: float = 0.0
-    value: float | None = None
-
-
-@dataclass(frozen=True)
-class FigureSpec:
-    """A figure: ``epochs`` draws measures over epochs, ``sweep`` over the arms' ``x``.
-
-    ``series`` names the arms' series that are drawn; ``None`` means all of them.
-    """
-
-    name: str
-    form: Form
-    title: str
-    measures: tuple[str, ...] = ()
-    x_label: str = "epoch"
-    y_label: str = "accuracy (%)"
-    log_x: bool = False
-    series: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -161,7 +119,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One figure or table of the paper.
+    """A figure or table of the paper, or (without a ``source``) a comparison.
 
     Attributes:
       id: its name on the command line; ``aliases`` are others.
@@ -169,7 +127,7 @@ class Experiment:
       title, question: for the report.
       paper: what the paper says of it.
       arms, claims: made from the command line's options.
-      figures: of the report.
+      figures: of the report; their ``arms`` are names of series or arms.
       full: options of ``lottery_config`` at the paper's own scale.
       models: network families of the paper; the first unless the command line says else.
       defaults: other options that the command line need not give. A run that differs in
@@ -183,6 +141,8 @@ class Experiment:
       transfer_published: the paper's accuracies then, by the names of the arm that the examples
         were made on and of the arm that classifies them.
       sweep_label: of the arms' ``x``.
+      keeps: whether tickets, SavedModels, search curves and adversarial examples are left in the
+        work directory.
     """
 
     id: str
@@ -192,7 +152,7 @@ class Experiment:
     paper: str
     arms: Callable[[Base], list[Arm]]
     claims: Callable[[Base], list[Claim]]
-    figures: tuple[FigureSpec, ...]
+    figures: tuple[Figure, ...]
     full: Mapping[str, Any]
     aliases: tuple[str, ...] = ()
     models: tuple[str, ...] = ("vgg", "resnet18")
@@ -205,6 +165,7 @@ class Experiment:
     transfer_published: Callable[[Base], Mapping[tuple[str, str], float]] | None = None
     sweep_label: str = ""
     log_sweep: bool = False
+    keeps: bool = False
 
 
 def at_epoch(*epochs: int, robust: bool = False) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The design of one study: an experiment with the settings of one command line.
+"""The design of one study: what is compared, with the settings of one command line.
 
 Checked without TensorFlow, so that what is wrong with a flag is told at once.
 """
@@ -41,6 +41,7 @@ class Design:
       given: names of the options that were set on the command line.
       sweeps: flag -> values, where the command line gave some.
       replicates: how many seeds; the first is ``options["seed"]``.
+      ticket: digest of a ticket that takes the place of the boosting ticket's search.
 
     Raises:
       UsageError: an option that the experiment sets itself, a sweep that it does not
@@ -54,6 +55,7 @@ class Design:
         given: frozenset[str],
         sweeps: Mapping[str, tuple[float, ...]],
         replicates: int = 1,
+        ticket: str | None = None,
     ):
         if replicates < 1:
             raise UsageError.bad_value("replicates", replicates, "1 or more")
@@ -67,6 +69,7 @@ class Design:
                 )
         self.experiment = experiment
         self.options = self._options(options, given)
+        self._ticket = ticket
         chosen = {
             flag: sweep.check(sweeps.get(flag, sweep.values)) for flag, sweep in known.items()
         }
@@ -87,6 +90,9 @@ class Design:
 
     def _options(self, options: Mapping[str, Any], given: frozenset[str]) -> dict[str, Any]:
         experiment = self.experiment
+        if not experiment.source:
+            lottery_config(**options)  # before its kinds become arms
+            return dict(options)
         for name in (*experiment.sets, "compare"):
             if name in given:
                 sweeps = [f"--{s.flag}" for s in experiment.sweeps]
@@ -133,7 +139,10 @@ class Design:
 
     @property
     def scale(self) -> str:
-        """Where the settings are not the paper's, in words; empty where they are."""
+        """Where the settings are not the paper's, in words; empty where they are, and of a
+        comparison."""
+        if not self.experiment.source:
+            return ""
         other = []
         experiment = self.experiment
         if self.options["model"] not in experiment.models:
@@ -166,7 +175,13 @@ class Design:
 
     @property
     def settings(self) -> dict:
-        """JSON of everything that identifies the study."""
+        """JSON of everything that identifies the study; ``replicates`` of a comparison only where
+        there are several."""
+        if not self.experiment.source:
+            identity = settings(lottery_config(**self.options))
+            if self._ticket is not None:
+                identity["ticket"] = self._ticket
+            return identity | ({"replicates": len(self.seeds)} if len(self.seeds) > 1 else {})
         chosen = {name: value for name, value in self.options.items() if name != "data_dir"}
         return {
             "experiment": self.experiment.id,

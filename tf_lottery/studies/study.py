@@ -1,4 +1,4 @@
-"""An experiment of the paper as stages: its arms in every replicate, and what they gave."""
+"""A study as stages: its arms in every replicate, and what they gave."""
 
 from __future__ import annotations
 
@@ -7,20 +7,31 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
+
+import numpy as np
+from msgspec import convert, structs
 
 import tf_lottery
-from tf_lottery import machine
+from tf_lottery.data import ImageData
 from tf_lottery.engine.stage import Stage, in_order
+from tf_lottery.engine.store import Store
 from tf_lottery.lottery import totals
 from tf_lottery.lottery.costs import training_cost
 from tf_lottery.lottery.graph import Entry, make_entry
 from tf_lottery.lottery.work import Workshop
+from tf_lottery.machine import machine
 from tf_lottery.options.build import evaluation_attack
 from tf_lottery.options.settings import LotteryConfig, settings
-from tf_lottery.report.experiment import lay_over
-from tf_lottery.studies.definition import Arm, FigureSpec
+from tf_lottery.report import results, values
+from tf_lottery.report.asked import About, Claim, Figure, Pair, Sweep
+from tf_lottery.report.measures import parse
+from tf_lottery.report.overlay import with_curves
+from tf_lottery.report.results import Reference, Results, Row, Transfer
+from tf_lottery.statistics import discordant
+from tf_lottery.studies.definition import Arm
 from tf_lottery.studies.design import Design
-from tf_lottery.studies.images import described
+from tf_lottery.tickets import Ticket
 from tf_lottery.training.callbacks import best_epoch
 
 _TRANSFER_ATTACK = "pgd20"
@@ -37,12 +48,14 @@ class Cell:
 class Study:
     """A design and the stages that it takes.
 
-    Attributes:
+    Args:
       design: arms, configurations and seeds.
+      ticket: takes the place of the boosting ticket's search.
     """
 
-    def __init__(self, design: Design):
+    def __init__(self, design: Design, ticket: Ticket | None = None):
         self.design = design
+        self.ticket = ticket
         self.experiment = design.experiment
         self.seeds = design.seeds
 
@@ -54,7 +67,9 @@ class Study:
             for arm in self.design.arms:
                 config = dataclasses.replace(self.design.configs[arm.name], seed=seed)
                 name = arm.name if len(self.seeds) == 1 else f"{arm.name} (seed {seed})"
-                made[arm.name, seed] = Cell(config, make_entry(config, arm.kind, name=name))
+                if not self.experiment.source and len(self.seeds) == 1:
+                    name = ""  # the kinds are name enough
+                made[arm.name, seed] = Cell(config, make_entry(config, arm.kind, self.ticket, name))
         return made
 
     @cached_property
@@ -80,8 +95,13 @@ class Study:
     @property
     def targets(self) -> list[Stage]:
         """The stages nothing else depends on."""
-        evaluations = [s for cell in self.cells.values() for s in cell.entry.evaluations.values()]
-        return [*evaluations, *self.transfers]
+        return [
+            *(stage for cell in self.cells.values() for stage in self._stages(cell)),
+            *self.transfers,
+        ]
+
+    def _stages(self, cell: Cell) -> list[Stage]:
+        return cell.entry.stages if self.experiment.keeps else [*cell.entry.evaluations.values()]
 
     @property
     def trainings(self) -> list[Stage]:
@@ -106,14 +126,19 @@ class Study:
             each[workshop.spec(config)] = training_cost(config.train, images, flops).flops
         return len(self.seeds) * sum(each.values())
 
+    def check(self, workshop: Workshop) -> None:
+        """Loads the data and tells early what would fail late; raises as ``Resources.check``."""
+        for config in self.design.configs.values():
+            workshop.check(config, self.ticket)
+
     def document(
         self,
         workshop: Workshop,
         cached: Mapping[str, bool],
         command: Sequence[str] = (),
-        reference: dict | None = None,
-    ) -> dict:
-        """What the finished stages say; see ``report.experiment``.
+        reference: Reference | None = None,
+    ) -> Results:
+        """What the finished stages say.
 
         Args:
           workshop: reads the stages.
@@ -123,124 +148,160 @@ class Study:
         """
         first = self.design.configs[self.design.arms[0].name]
         validated = first.ticket_train.validation_images
-        arms = []
-        for arm in self.design.arms:
-            runs = [self._run(arm, seed, workshop) for seed in self.seeds]
-            arms.append({**self._arm(arm), "runs": runs})
-        document = {
-            **self._declared(),
-            "command": list(command),
-            "machine": machine.machine(),
-            "data": described(workshop.data(first), validated),
-            "arms": arms,
-            "transfer": self._transferred(workshop),
-            "ledger": self._ledger(workshop, cached),
-        }
-        return lay_over(document, reference)
+        document = Results(
+            **self._declared(reference),
+            command=list(command),
+            machine=convert(machine(), results.Machine),
+            data=_images(workshop.data(first), validated),
+            rows=[
+                self._row(arm, seed, workshop) for arm in self.design.arms for seed in self.seeds
+            ],
+            transfer=self._transferred(workshop),
+            searches=self._searches(workshop),
+            ledger=self._ledger(workshop, cached),
+        )
+        claims = [self._paired(claim, document, workshop.store) for claim in document.claims]
+        return structs.replace(document, claims=claims)
 
-    def is_told_by(self, document: Mapping, reference: dict | None = None) -> bool:
+    def is_told_by(self, document: Results, reference: Reference | None = None) -> bool:
         """True if ``document`` would come out the same again, all of its stages being finished.
 
         Its results are those of the stages that its ledger names, and a name stands for all
         that determines a result; what else is in it is compared.
         """
-        arms = [self._arm(arm) for arm in self.design.arms]
-        ours = lay_over({**self._declared(), "arms": arms}, reference)
-        ours["transfer"] = {"published": self._transfer_published()} if self.transfers else None
-        theirs = {key: document[key] for key in ours}
-        theirs["arms"] = [{k: v for k, v in arm.items() if k != "runs"} for arm in theirs["arms"]]
-        if theirs["transfer"]:
-            theirs["transfer"] = {"published": theirs["transfer"]["published"]}
+        ours = self._declared(reference)
+        theirs = {key: getattr(document, key) for key in ours}
+        theirs["claims"] = [structs.replace(claim, pairs=()) for claim in theirs["claims"]]
+        published = document.transfer.published if document.transfer else None
         wanted = {stage.name for stage in in_order(self.targets)}
-        named = {row["stage"] for row in document["ledger"]}
-        return named == wanted and theirs == json.loads(json.dumps(ours))
+        named = {entry.stage for entry in document.ledger}
+        told = self._transfer_published() if self.transfers else None
+        return named == wanted and theirs == ours and published == told
 
-    def _declared(self) -> dict:
-        """What the document says of the experiment whatever its stages gave."""
+    def _declared(self, reference: Reference | None) -> dict[str, Any]:
+        """What the document says of the study whatever its stages gave."""
         attacks = {a.name: a for config in self.design.configs.values() for a in config.attacks}
+        chosen = self.experiment
+        figures = [_figure(figure, self.design.arms) for figure in chosen.figures]
+        sweep = Sweep(chosen.sweep_label, chosen.log_sweep) if chosen.sweep_label else None
         return {
-            "format": 1,
+            "format": results.FORMAT,
             "package_version": tf_lottery.__version__,
-            "settings": self.design.settings,
-            "experiment": {
-                "id": self.experiment.id,
-                "source": self.experiment.source,
-                "title": self.experiment.title,
-                "question": self.experiment.question,
-                "paper": self.experiment.paper,
-                "sweep": {"label": self.experiment.sweep_label, "log": self.experiment.log_sweep}
-                if self.experiment.sweep_label
-                else None,
-            },
-            "scale": self.design.scale,
+            "study": About(
+                chosen.id, chosen.source, chosen.title, chosen.question, chosen.paper, sweep,
+                self.design.scale,
+            ),
+            "settings": json.loads(json.dumps(self.design.settings)),
             "seeds": self.seeds,
-            "attacks": [settings(attack) for attack in attacks.values()],
-            "baseline": self.experiment.baseline,
-            "claims": [dataclasses.asdict(claim) for claim in self.design.claims],
-            "figures": [_figure(spec, self.design.arms) for spec in self.experiment.figures],
-            "reference": None,
-        }
+            "attacks": list(attacks.values()),
+            "baseline": chosen.baseline,
+            "arms": with_curves([self._arm(arm) for arm in self.design.arms], figures, reference),
+            "claims": list(self.design.claims),
+            "figures": figures,
+            "reference": reference,
+        }  # fmt: skip
 
-    def _arm(self, arm: Arm) -> dict:
-        """An arm without its runs."""
+    def _arm(self, arm: Arm) -> results.Arm:
         config = self.design.configs[arm.name]
-        found = {
-            "name": arm.name,
-            "kind": arm.kind,
-            "series": arm.series or arm.name,
-            "x": arm.x,
-            "model": config.model.label,
-            "sparsity": 0.0 if arm.kind == "dense" else config.prune.sparsity,
-            "reference": arm.reference,
-            "published": dict(arm.published),
-        }
-        return found if arm.baseline is None else {**found, "baseline": arm.baseline}
+        return results.Arm(
+            name=arm.name,
+            kind=arm.kind,
+            series=arm.series or arm.name,
+            x=arm.x,
+            model=config.model.label,
+            sparsity=0.0 if arm.kind == "dense" else config.prune.sparsity,
+            reference=arm.reference,
+            published=dict(arm.published),
+            baseline=arm.baseline,
+        )
 
-    def _run(self, arm: Arm, seed: int, workshop: Workshop) -> dict:
+    def _row(self, arm: Arm, seed: int, workshop: Workshop) -> Row:
         cell = self.cells[arm.name, seed]
-        history = workshop.history(cell.entry.train)
-        own = totals.costs(cell.entry, workshop)
+        entry, config = cell.entry, cell.config
+        history = workshop.history(entry.train)
+        own = totals.costs(entry, workshop)
         pays, name = None, self.baseline(arm)
         if name is None:
-            ratios = totals.against_counted(own, len(history), cell.config.train.epochs)
+            ratios = totals.against_counted(own, len(history), config.train.epochs)
         else:
             dense = self.cells[name, seed].entry
             baseline = totals.costs(dense, workshop)
             theirs = workshop.history(dense.train)
             ratios = totals.against_baseline(own, history, baseline, theirs)
-            if cell.entry.ticket is not None:
+            if entry.ticket is not None:
                 pays = totals.break_even(own, history, baseline, theirs)
-        return {
+        found = totals.accuracies(entry, config, workshop.store)
+        row = {
+            "name": arm.name,
+            "kind": arm.kind,
+            "model": config.model.label,
+            "dataset": config.data.name,
             "seed": seed,
-            "density": totals.density(cell.entry, workshop),
+            "density": totals.density(entry, workshop),
+            "test_examples": len(workshop.data(config).test_labels),
+            "tests": found,
             "epochs": len(history),
             "best_epoch": best_epoch(history),
-            "stopped": len(history) < cell.entry.train.runtime["train"].epochs,
-            "curve": [{"distance": None, **row} for row in history],
-            "test": totals.accuracies(cell.entry, cell.config, workshop.store),
+            "stopped": len(history) < entry.train.runtime["train"].epochs,
+            "curve": history,
+            "layers": workshop.ticket(entry.ticket).layers if entry.ticket else [],
             **own.columns("seconds", "flops", "passes"),
-            "total_seconds_over_dense": ratios.get("seconds"),
+            "search_source": own.source,
+            "total_over_dense": ratios.get("seconds"),
             "total_flops_over_dense": ratios.get("flops"),
             "epochs_to_dense": ratios.get("epochs_to_dense"),
             "seconds_to_dense_over_dense": ratios.get("seconds_to_dense"),
             "flops_to_dense_over_dense": ratios.get("flops_to_dense"),
             "break_even": pays,
         }
+        return convert(row, Row)
 
-    def _transferred(self, workshop: Workshop) -> dict | None:
+    def _paired(self, claim: Claim, document: Results, store: Store) -> Claim:
+        """The claim with both networks compared image by image, if it is about test images."""
+        if claim.theirs is None:
+            return claim
+        arms = (claim.ours, claim.theirs)
+        measure = values.resolve(document, parse(claim.measure), arms)
+        if not measure.quantity.startswith("test_"):
+            return claim
+        name, pairs = measure.quantity.removeprefix("test_"), []
+        for seed in self.seeds:
+            sides, indices = [], []
+            for arm in arms:
+                cell = self.cells[arm, seed]
+                found, index = _right(cell, str(measure.at), store)
+                sides.append(found.get(name))
+                indices.append(index)
+            if sides[0] is None or sides[1] is None or not np.array_equal(indices[0], indices[1]):
+                return claim
+            pairs.append(Pair(seed, len(indices[0]), *discordant(sides[0], sides[1])))
+        return structs.replace(claim, pairs=tuple(pairs))
+
+    def _searches(self, workshop: Workshop) -> dict[str, list[results.Record]]:
+        """Curves of the searches, of the first seed."""
+        if not self.experiment.keeps:
+            return {}
+        entries = [self.cells[arm.name, self.seeds[0]].entry for arm in self.design.arms]
+        return {
+            stage.label: convert(workshop.history(stage), list[results.Record])
+            for entry in entries
+            for stage in entry.searches
+        }
+
+    def _transferred(self, workshop: Workshop) -> Transfer | None:
         if not self.transfers:
             return None
         found = [
             json.loads(workshop.store.file(stage, "transfer.json").read_text())
             for stage in self.transfers
         ]
-        return {
-            "attack": _TRANSFER_ATTACK,
-            "examples": found[0]["examples"],
-            "arms": found[0]["models"],
-            "matrices": [each["accuracy"] for each in found],
-            "published": self._transfer_published(),
-        }
+        return Transfer(
+            _TRANSFER_ATTACK,
+            found[0]["examples"],
+            found[0]["models"],
+            [each["accuracy"] for each in found],
+            self._transfer_published(),
+        )
 
     def _transfer_published(self) -> list[list[float | None]] | None:
         """From the row's arm to the column's; ``None`` if the paper has none of them."""
@@ -251,29 +312,49 @@ class Study:
             return None
         return [[found.get((source, target)) for target in arms] for source in arms]
 
-    def _ledger(self, workshop: Workshop, cached: Mapping[str, bool]) -> list[dict]:
+    def _ledger(self, workshop: Workshop, cached: Mapping[str, bool]) -> list[results.LedgerEntry]:
         stages: dict[str, Stage] = {}
         users: dict[str, list[str]] = {}
         seeds: dict[str, int] = {}
         for (arm, seed), cell in self.cells.items():
-            for stage in in_order(cell.entry.evaluations.values()):
+            for stage in in_order(self._stages(cell)):
                 stages.setdefault(stage.key, stage)
                 users.setdefault(stage.key, []).append(arm)
                 seeds.setdefault(stage.key, seed)
         for seed, stage in zip(self.seeds, self.transfers, strict=False):
             stages[stage.key], seeds[stage.key] = stage, seed
             users[stage.key] = [arm.name for arm in self.design.arms]
-        return [
-            totals.ledger_entry(stage, workshop, users[key], cached.get(key, True))
-            | {"seed": seeds[key]}
+        entries = [
+            totals.ledger_entry(stage, workshop, users[key], seeds[key], cached.get(key, True))
             for key, stage in stages.items()
         ]
+        return convert(entries, list[results.LedgerEntry])
 
 
-def _figure(spec: FigureSpec, arms: Sequence[Arm]) -> dict:
-    chosen = dataclasses.asdict(spec)
-    chosen["measures"] = list(spec.measures)
-    series = chosen.pop("series")
-    drawn = [arm.name for arm in arms if series is None or (arm.series or arm.name) in series]
-    chosen["arms"] = None if series is None else drawn
-    return chosen
+def _images(data: ImageData, validation_images: int) -> results.Data:
+    """``validation_images``: used after each epoch; 0: all of them."""
+    validation = len(data.validation_labels)
+    return results.Data(
+        name=data.name,
+        train=len(data.train_labels),
+        validation=validation,
+        validation_used=validation_images or validation,
+        test=len(data.test_labels),
+        digest=data.digest,
+        classes=list(data.class_names),
+    )
+
+
+def _right(cell: Cell, which: str, store: Store) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Which test images a network gets right, by measure; and which images they are."""
+    stage = cell.entry.evaluations[which]
+    return totals.right(stage, cell.config, store), totals.index(stage, store)
+
+
+def _figure(figure: Figure, arms: Sequence[Arm]) -> Figure:
+    """A declared figure, whose arms may be told by their series."""
+    if figure.arms is None:
+        return figure
+    series = figure.arms
+    drawn = tuple(arm.name for arm in arms if (arm.series or arm.name) in series)
+    return structs.replace(figure, arms=drawn)

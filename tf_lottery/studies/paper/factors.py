@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from tf_lottery.report.asked import Claim, Figure
 from tf_lottery.studies.definition import (
     Arm,
     Base,
-    Claim,
     Experiment,
-    FigureSpec,
     Sweep,
     at_epoch,
     number,
@@ -68,9 +67,9 @@ FIG4 = Experiment(
     _fig4_arms,
     _fig4_claims,
     (
-        FigureSpec("test_accuracy", "sweep", "Natural test accuracy, last epoch",
+        Figure("test_accuracy", "sweep", "Natural test accuracy, last epoch",
                    ("test_natural@last",), "epochs of retraining"),
-        FigureSpec("after_1", "sweep", "Natural validation accuracy after epoch 1",
+        Figure("after_1", "sweep", "Natural validation accuracy after epoch 1",
                    at_epoch(1), "epochs of retraining"),
     ),
     CIFAR10,
@@ -141,7 +140,7 @@ FIG5 = Experiment(
     _fig5_arms,
     _fig5_claims,
     (
-        FigureSpec("after_1_and_5", "sweep", "Natural validation accuracy",
+        Figure("after_1_and_5", "sweep", "Natural validation accuracy",
                    at_epoch(1, 5), "weights removed (%)"),
     ),
     CIFAR10,
@@ -221,10 +220,10 @@ FIG6 = Experiment(
     _fig6_arms,
     _fig6_claims,
     (
-        FigureSpec("width", "sweep", "Natural validation accuracy, width", at_epoch(1, 5),
-                   "width factor", series=("boosting, width", "reinit, width")),
-        FigureSpec("depth", "sweep", "Natural validation accuracy, depth", at_epoch(1, 5),
-                   "depth", series=("boosting, depth", "reinit, depth")),
+        Figure("width", "sweep", "Natural validation accuracy, width", at_epoch(1, 5),
+                   "width factor", arms=("boosting, width", "reinit, width")),
+        Figure("depth", "sweep", "Natural validation accuracy, depth", at_epoch(1, 5),
+                   "depth", arms=("boosting, depth", "reinit, depth")),
     ),
     CIFAR10,
     models=("wide_resnet",),
@@ -280,7 +279,7 @@ FIG10 = Experiment(
     _fig10_arms,
     _fig10_claims,
     (
-        FigureSpec("accuracy_per_epoch", "epochs", "Natural validation accuracy",
+        Figure("accuracy_per_epoch", "epochs", "Natural validation accuracy",
                    ("validation_natural",)),
     ),
     CIFAR10,

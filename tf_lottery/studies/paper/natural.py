@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from tf_lottery.options.architectures import architecture
+from tf_lottery.report.asked import Claim, Figure
 from tf_lottery.studies.definition import (
     Arm,
     Base,
-    Claim,
     Experiment,
-    FigureSpec,
     number,
     of_epochs,
 )
@@ -59,7 +58,7 @@ FIG1 = Experiment(
     _fig1_arms,
     _fig1_claims,
     (
-        FigureSpec("accuracy_per_epoch", "epochs", "Natural validation accuracy",
+        Figure("accuracy_per_epoch", "epochs", "Natural validation accuracy",
                    ("validation_natural",)),
     ),
     CIFAR10,
@@ -113,7 +112,7 @@ FIG2 = Experiment(
     _fig2_arms,
     _fig2_claims,
     (
-        FigureSpec("test_accuracy", "sweep", "Natural test accuracy, last epoch",
+        Figure("test_accuracy", "sweep", "Natural test accuracy, last epoch",
                    ("test_natural@last",), "epochs of retraining"),
     ),
     CIFAR10,
@@ -149,9 +148,9 @@ FIG3 = Experiment(
     _fig3_arms,
     _fig3_claims,
     (
-        FigureSpec("distance_per_epoch", "epochs", "Relative l2 distance", ("distance",),
+        Figure("distance_per_epoch", "epochs", "Relative l2 distance", ("distance",),
                    y_label="relative l2 distance"),
-        FigureSpec("accuracy_per_epoch", "epochs", "Natural validation accuracy",
+        Figure("accuracy_per_epoch", "epochs", "Natural validation accuracy",
                    ("validation_natural",)),
     ),
     CIFAR10,
@@ -203,7 +202,7 @@ TABLE5 = Experiment(
     _table5_arms,
     _table5_claims,
     (
-        FigureSpec("accuracy_per_epoch", "epochs", "Natural validation accuracy",
+        Figure("accuracy_per_epoch", "epochs", "Natural validation accuracy",
                    ("validation_natural",)),
     ),
     {"dataset": "mnist", "train_examples": 0, "validation_examples": 5000, "test_examples": 0,

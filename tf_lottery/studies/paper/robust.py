@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from tf_lottery.report.asked import Claim, Figure
 from tf_lottery.studies.definition import (
     Arm,
     Base,
-    Claim,
     Experiment,
-    FigureSpec,
     Sweep,
     number,
     of_epochs,
@@ -19,7 +18,7 @@ _PGD = {"objective": "pgd"}
 _FGSM_SEARCH = {**_PGD, "search_objective": "fgsm"}
 _PGD20 = {"attacks": ("pgd20",)}
 _CURVES = ("validation_natural", "validation_robust")
-_PER_EPOCH = FigureSpec("accuracy_per_epoch", "epochs", "Validation accuracy", _CURVES)
+_PER_EPOCH = Figure("accuracy_per_epoch", "epochs", "Validation accuracy", _CURVES)
 _FIRST = "validation_robust@1"
 _LAST = "test_pgd20@last"
 _BEST = "test_pgd20@best"
@@ -171,7 +170,7 @@ FIG8 = Experiment(
     _fig8_claims,
     (
         _PER_EPOCH,
-        FigureSpec("test_accuracy", "sweep", "Test accuracy, last epoch",
+        Figure("test_accuracy", "sweep", "Test accuracy, last epoch",
                    ("test_natural@last", _LAST), "epochs of retraining"),
     ),
     _CIFAR,
@@ -265,7 +264,7 @@ def _table3_arms(base: Base) -> list[Arm]:
         published: dict[str, float] = {}
         if found is not None and wide:
             published = dict(zip(_TABLE3_MEASURES, found, strict=False))
-            published["run:total_seconds_over_dense"] = found[4]
+            published["run:total_over_dense"] = found[4]
             published["run:search_seconds"] = _TABLE3_SECONDS["search"]
             published["run:train_seconds"] = found[5]
         arms.append(
@@ -328,7 +327,7 @@ TABLE3 = Experiment(
     _table3_claims,
     (
         _PER_EPOCH,
-        FigureSpec("transfer", "transfer", "Transfer of PGD-20 examples"),
+        Figure("transfer", "transfer", "Transfer of PGD-20 examples"),
     ),
     {**_CIFAR, "width": 0},
     models=("wide_resnet",),
@@ -413,9 +412,9 @@ SEARCH_EPOCHS = Experiment(
     _search_epochs_claims,
     (
         _PER_EPOCH,
-        FigureSpec("after_1", "sweep", "Robust validation accuracy after epoch 1 and 5",
+        Figure("after_1", "sweep", "Robust validation accuracy after epoch 1 and 5",
                    ("validation_robust@1", "validation_robust@5"), "epochs of the search"),
-        FigureSpec("test_accuracy", "sweep", "Robust test accuracy (PGD-20), best and last epoch",
+        Figure("test_accuracy", "sweep", "Robust test accuracy (PGD-20), best and last epoch",
                    (_BEST, _LAST), "epochs of the search"),
     ),
     _CIFAR,

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Picture
 from matplotlib.ticker import MaxNLocator
 
-from tf_lottery.report.experiment import measures, panels
-from tf_lottery.report.experiment.document import Document, drawn_arms
-from tf_lottery.report.experiment.measures import Measure
-from tf_lottery.report.experiment.statistics import drawn
+from tf_lottery.report import measures, values
+from tf_lottery.report.figures import panels
+from tf_lottery.report.measures import Measure
+from tf_lottery.report.results import Arm, Figure, Record, Results
 from tf_lottery.report.style import WIDTH, Style, styled
+from tf_lottery.statistics import drawn
 
 _EDGE = 1.035  # of the last epoch: where the paper's best and last values stand
 _MARKS = 10  # about so many markers on a line
 _CURVE = {"validation_natural": "natural", "validation_robust": "robust"}
+_SEARCH: Any = {"color": "#8A8A8A", "lw": 1.0, "ls": (0, (3, 2)), "zorder": 1.5}
 
 
 class Line(NamedTuple):
@@ -29,10 +31,11 @@ class Line(NamedTuple):
     high: np.ndarray
 
 
-def shown_measures(document: Document, told: dict) -> list[Measure]:
+def shown_measures(document: Results, figure: Figure) -> list[Measure]:
     """The figure's measures that at least one of its arms has."""
-    arms = drawn_arms(document, told)
-    wanted = [measures.resolve(document, measures.parse(word), arms) for word in told["measures"]]
+    arms = document.drawn(figure)
+    names = [arm.name for arm in arms]
+    wanted = [values.resolve(document, measures.parse(word), names) for word in figure.measures]
     return [
         measure
         for measure in dict.fromkeys(wanted)
@@ -40,45 +43,42 @@ def shown_measures(document: Document, told: dict) -> list[Measure]:
     ]
 
 
-def line(document: Document, arm: dict, measure: Measure) -> Line | None:
+def curve_of(records: list[Record], quantity: str) -> dict[int, float]:
+    """Epoch -> value, where it was measured."""
+    found = ((record.epoch, getattr(record, quantity)) for record in records)
+    return {epoch: value for epoch, value in found if value is not None}
+
+
+def line(document: Results, arm: Arm, measure: Measure) -> Line | None:
     """Mean over the seeds, epoch by epoch, as long as all seeds that have values have one."""
-    curves = [
-        {
-            record["epoch"]: record[measure.quantity]
-            for record in run["curve"]
-            if record[measure.quantity] is not None
-        }
-        for run in arm["runs"]
-    ]
+    curves = [curve_of(row.curve, measure.quantity) for row in document.runs(arm.name)]
     curves = [curve for curve in curves if curve]
-    if not curves:
-        return None
-    epochs = sorted(set.intersection(*(set(curve) for curve in curves)))
+    epochs = sorted(set.intersection(*map(set, curves))) if curves else []
     if not epochs:
         return None
-    images = measures.images(document, arm, measure)
+    images = values.images(document, arm.name, measure)
     found = [drawn([curve[epoch] for curve in curves], images) for epoch in epochs]
     mean, low, high = measures.scale(measure) * np.array(found).T
     return Line(epochs, mean, low, high)
 
 
-def reference_line(document: Document, arm: dict, measure: Measure, last: int) -> Line | None:
+def reference_line(document: Results, arm: Arm, measure: Measure, last: int) -> Line | None:
     """The authors' own curve of the arm in the epochs up to ``last``."""
     key = _CURVE.get(measure.quantity)
-    if document["reference"] is None or key is None:
+    if document.reference is None or key is None or arm.reference is None:
         return None
-    records = document["reference"]["runs"].get(arm["reference"], [])
-    points = sorted((r["epoch"], r[key]) for r in records if r[key] is not None)
-    points = [(epoch, share) for epoch, share in points if epoch <= last]
-    if not points:
+    points = document.reference.runs.get(arm.reference, [])
+    known = sorted((p.epoch, getattr(p, key)) for p in points if getattr(p, key) is not None)
+    known = [(epoch, share) for epoch, share in known if epoch <= last]
+    if not known:
         return None
-    epochs, shares = zip(*points, strict=True)
+    epochs, shares = zip(*known, strict=True)
     mean = measures.scale(measure) * np.array(shares)
     return Line(list(epochs), mean, mean, mean)
 
 
 def published_points(
-    document: Document, arm: dict, measure: Measure, last: int
+    document: Results, arm: Arm, measure: Measure, last: int
 ) -> list[tuple[float, float]]:
     """(epoch, value) of the paper's single values; its best and last ones at the right edge.
 
@@ -87,11 +87,11 @@ def published_points(
     points = []
     curve = reference_line(document, arm, measure, last)
     drawn_epochs = [] if curve is None else curve.epochs
-    for word, number in arm["published"].items():
+    for word, number in arm.published.items():
         parsed = measures.parse(word)
         if parsed.at is None or parsed.quantity not in measures.CURVES:
             continue
-        if measures.resolve(document, parsed, [arm])._replace(at=None) != measure:
+        if values.resolve(document, parsed, [arm.name])._replace(at=None) != measure:
             continue
         if isinstance(parsed.at, str):
             points.append((_EDGE * last, measures.scale(measure) * number))
@@ -100,35 +100,35 @@ def published_points(
     return points
 
 
-def last_epoch(document: Document, told: dict) -> int:
+def last_epoch(document: Results, figure: Figure) -> int:
     """The last epoch that any line of the figure has."""
-    ends = [
+    return max(
         found.epochs[-1]
-        for arm in drawn_arms(document, told)
-        for measure in shown_measures(document, told)
+        for arm in document.drawn(figure)
+        for measure in shown_measures(document, figure)
         for found in [line(document, arm, measure)]
         if found is not None
-    ]
-    return max(ends)
+    )
 
 
 @styled
-def over_epochs(document: Document, told: dict) -> Figure | None:
+def over_epochs(document: Results, figure: Figure) -> Picture | None:
     """The figure; ``None`` where none of its measures was measured."""
-    shown = shown_measures(document, told)
+    shown = shown_measures(document, figure)
     if not shown:
         return None
-    arms = drawn_arms(document, told)
-    last = last_epoch(document, told)
-    styles = _styles(document, arms)
-    figure, axes = panels.make(len(shown))
+    arms = document.drawn(figure)
+    last = last_epoch(document, figure)
+    styles = panels.arm_styles(document, figure)
+    picture, axes = panels.make(len(shown))
     thin = hollow = False
     for ax, measure in zip(axes, shown, strict=True):
         for arm in arms:
-            style = styles[arm["name"]]
+            style = styles[arm.name]
             found = line(document, arm, measure)
             if found is not None:
-                _draw(ax, arm["name"], found, style, len(arms) <= panels.BANDS)
+                _draw(ax, arm.name, found, style, len(arms) <= panels.BANDS)
+                mark_best(ax, document, arm, found.epochs, found, style)
             theirs = reference_line(document, arm, measure, last)
             if theirs is not None:
                 thin = True
@@ -141,17 +141,37 @@ def over_epochs(document: Document, told: dict) -> Figure | None:
                     at, value, style.marker, ms=9, mfc="none", mec=style.color, mew=1.2,
                     zorder=4, clip_on=False,
                 )  # fmt: skip
-        panels.label(ax, told, measure, shown, told["x_label"] or "epoch")
-        _epochs_axis(ax, told, last, WIDTH / min(len(shown), 3) - 0.9)
+        for label, records in document.searches.items():
+            known = curve_of(records, measure.quantity)
+            heights = [measures.scale(measure) * value for value in known.values()]
+            ax.plot(list(known), heights, label=panels.legend_name(label), **_SEARCH)
+        draw_level(ax, document, measure, shown)
+        panels.label(ax, figure, measure, shown, figure.x_label or "epoch")
+        _epochs_axis(ax, figure, last, WIDTH / min(len(shown), 3) - 0.9)
     if thin or hollow:
         panels.paper_entry(axes[0], thin, hollow)
-    return panels.finish(figure, axes)
+    return panels.finish(picture, axes)
 
 
-def _styles(document: Document, arms: list[dict]) -> dict[str, Style]:
-    """The same in all figures of a report, unless there are too many arms for that."""
-    styled_arms = document["arms"] if len(document["arms"]) <= 12 else arms
-    return panels.line_styles([(arm["name"], arm["kind"]) for arm in styled_arms])
+def mark_best(
+    ax: Axes, document: Results, arm: Arm, x: list[float] | list[int], found: Line, style: Style
+) -> None:
+    """A ring at the best epoch of the one seed, where few lines are drawn."""
+    best = document.runs(arm.name)[0].best_epoch
+    few = len(document.seeds) == 1 and len(document.arms) <= panels.BANDS
+    if few and best in found.epochs:
+        place = found.epochs.index(best)
+        ax.plot(x[place], found.mean[place], "o", ms=11, mfc="none", mec=style.color, mew=1.4)
+
+
+def draw_level(ax: Axes, document: Results, measure: Measure, shown: list[Measure]) -> None:
+    """A thin line at the baseline's best, in the panel that decides the best epoch; where search
+    and time are drawn too, which are read against it."""
+    if document.baseline is None or document.is_of_the_paper or measure != shown[-1]:
+        return
+    found = line(document, document.arm(document.baseline), measure)
+    if found is not None:
+        ax.axhline(float(found.mean.max()), color="#333333", lw=0.9, ls=(0, (1, 2)), zorder=1)
 
 
 def _draw(ax: Axes, name: str, found: Line, style: Style, band: bool) -> None:
@@ -160,8 +180,13 @@ def _draw(ax: Axes, name: str, found: Line, style: Style, band: bool) -> None:
         ax.errorbar(found.epochs, found.mean, spread, fmt="none", ecolor=style.color, capsize=3)
     elif band and np.any(found.high > found.low):
         ax.fill_between(found.epochs, found.low, found.high, color=style.color, alpha=0.13, lw=0)
+    draw_line(ax, name, found.epochs, found, style)
+
+
+def draw_line(ax: Axes, name: str, x: list[float] | list[int], found: Line, style: Style) -> None:
+    """The means over ``x``."""
     ax.plot(
-        found.epochs,
+        x,
         found.mean,
         color=style.color,
         ls=style.line,
@@ -174,11 +199,11 @@ def _draw(ax: Axes, name: str, found: Line, style: Style, band: bool) -> None:
     )
 
 
-def _epochs_axis(ax: Axes, told: dict, last: int, inches: float) -> None:
+def _epochs_axis(ax: Axes, figure: Figure, last: int, inches: float) -> None:
     if last == 1:
         ax.set_xlim(0.5, 1.5)
         ax.set_xticks([1])
-    elif told["log_x"]:
+    elif figure.log_x:
         ax.set_xscale("log")
         steps = [base * 10**power for power in range(7) for base in (1, 2, 5)]
         panels.ticks(ax, [1, *(step for step in steps if 1 < step < last), last], inches)

@@ -1,4 +1,4 @@
-"""The words for what an experiment compares, draws and tabulates, and what they stand for.
+"""The words for what a study compares, draws and tabulates, and what they stand for.
 
 * ``validation_natural@K``, ``validation_robust@K``, ``distance@K``: a curve at epoch K (from
   1), at ``best`` (the run's best epoch) or at ``last``; without ``@`` the curve itself.
@@ -13,8 +13,8 @@ Accuracies are shares in [0, 1].
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 from tf_lottery.report import formats
 
@@ -22,6 +22,7 @@ Unit = Literal[
     "accuracy", "share", "ratio", "distance", "epochs", "seconds", "flops", "passes", "times"
 ]
 
+WORST = "worst"  # beside the attacks, among the tests
 CURVES = ("validation_natural", "validation_robust", "validation", "distance")
 RUN_UNITS: dict[str, Unit] = {
     "density": "share",
@@ -33,7 +34,7 @@ RUN_UNITS: dict[str, Unit] = {
     "train_flops": "flops",
     "search_passes": "passes",
     "train_passes": "passes",
-    "total_seconds_over_dense": "ratio",
+    "total_over_dense": "ratio",
     "total_flops_over_dense": "ratio",
     "epochs_to_dense": "epochs",
     "seconds_to_dense_over_dense": "ratio",
@@ -50,7 +51,7 @@ _RUN_WORDS = {
     "train_flops": "FLOPs of training",
     "search_passes": "passes of search",
     "train_passes": "passes of training",
-    "total_seconds_over_dense": "seconds of search and training over the baseline's",
+    "total_over_dense": "seconds of search and training over the baseline's",
     "total_flops_over_dense": "FLOPs of search and training over the baseline's",
     "epochs_to_dense": "epochs to the baseline's best validation accuracy",
     "seconds_to_dense_over_dense": "seconds to the baseline's best validation accuracy, "
@@ -62,9 +63,6 @@ _RUN_WORDS = {
 # Null means that the run never got there.
 NEVER = ("epochs_to_dense", "seconds_to_dense_over_dense", "flops_to_dense_over_dense",
          "break_even")  # fmt: skip
-# Without early stopping these follow from the settings, whatever the seed.
-_COUNTED = ("density", "epochs", "search_flops", "train_flops", "search_passes", "train_passes",
-            "total_flops_over_dense")  # fmt: skip
 
 
 class Measure(NamedTuple):
@@ -121,58 +119,6 @@ def parse(word: str) -> Measure:
 
 def _is_epoch(text: str) -> bool:
     return text.isascii() and text.isdigit() and int(text) > 0
-
-
-def resolve(document: dict, measure: Measure, arms: Iterable[dict]) -> Measure:
-    """``validation`` and ``test`` made definite for ``arms``; other measures as they are."""
-    if measure.quantity == "validation":
-        runs = [run for arm in arms for run in arm["runs"]]
-        robust = bool(runs) and all(map(_has_robust, runs))
-        return measure._replace(quantity="validation_robust" if robust else "validation_natural")
-    if measure.quantity == "test":
-        return measure._replace(quantity="test_worst" if document["attacks"] else "test_natural")
-    return measure
-
-
-def _has_robust(run: dict) -> bool:
-    return any(record["validation_robust"] is not None for record in run["curve"])
-
-
-def value(run: dict, measure: Measure) -> float | None:
-    """The definite ``measure`` of one run; ``None`` if not measured, or never reached."""
-    if measure.key is not None:
-        return run.get(measure.key)
-    if measure.quantity.startswith("test_"):
-        tested = (run["test"] or {}).get(measure.quantity.removeprefix("test_"))
-        return tested[measure.at] if isinstance(tested, dict) else None
-    if not run["curve"]:
-        return None
-    epoch = {"best": run["best_epoch"], "last": run["curve"][-1]["epoch"]}.get(
-        str(measure.at), measure.at
-    )
-    record: dict[str, Any] = next((r for r in run["curve"] if r["epoch"] == epoch), {})
-    return record.get(measure.quantity)
-
-
-def images(document: dict, arm: dict, measure: Measure) -> int | None:
-    """On how many images an accuracy was measured (the fewest of the runs); else ``None``."""
-    if measure.unit != "accuracy":
-        return None
-    if measure.quantity in CURVES:
-        return document["data"].get("validation_used") or document["data"]["validation"]
-    return min((run["test"]["examples"] for run in arm["runs"] if run["test"]), default=None)
-
-
-def published(arm: dict, *measures: Measure) -> float | None:
-    """The paper's value of the first of ``measures`` that it gives."""
-    found = (arm["published"].get(measure.word) for measure in measures)
-    return next((number for number in found if number is not None), None)
-
-
-def is_counted(document: dict, measure: Measure) -> bool:
-    """Whether the settings alone decide the number, so that no seed can change it."""
-    stopped = any(run["stopped"] for arm in document["arms"] for run in arm["runs"])
-    return measure.key in _COUNTED and not stopped
 
 
 def words(measure: Measure) -> str:

@@ -1,7 +1,7 @@
-"""Whether each of the paper's claims holds in an experiment, judged by 95 % intervals.
+"""Whether each claim of a study holds, judged by 95 % intervals.
 
 A claim is about the difference d between an arm and another one (or a number), in the
-measure's unit, with its interval [low, high], see ``statistics``:
+measure's unit, with its interval [low, high], see ``tf_lottery.statistics``:
 
 * ``more``: yes if low > 0, no if high < 0. ``less``: the other way round;
 * ``not_less`` with a margin: yes if low >= -margin, no if high < -margin;
@@ -16,16 +16,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from tf_lottery.report.experiment import measures
-from tf_lottery.report.experiment.document import Document, arm, baselines
-from tf_lottery.report.experiment.measures import Measure
-from tf_lottery.report.experiment.statistics import (
-    Estimate,
-    basis_words,
-    count,
-    estimate,
-    paired,
-)
+from tf_lottery.report import measures, values
+from tf_lottery.report.measures import Measure
+from tf_lottery.report.results import Arm, Claim, Results
+from tf_lottery.statistics import Estimate, estimate, paired
 
 Outcome = Literal["yes", "no", "not decided", "not measured"]
 OUTCOMES: tuple[Outcome, ...] = ("yes", "no", "not decided", "not measured")
@@ -56,9 +50,9 @@ class Verdict(NamedTuple):
         return f"{self.claim}: {self.outcome}{', ' * bool(self.found)}{self.found}"
 
 
-def verdicts(document: Document) -> list[Verdict]:
+def verdicts(document: Results) -> list[Verdict]:
     """One verdict a claim, in the order of the document."""
-    return [_verdict(document, claim) for claim in document["claims"]]
+    return [_verdict(document, claim) for claim in document.claims]
 
 
 def tally(found: Sequence[Verdict]) -> str:
@@ -99,16 +93,17 @@ def decide(expect: str, low: float, high: float, margin: float = 0.0) -> Outcome
     return "no" if low > margin or high < -margin else "not decided"
 
 
-def _verdict(document: Document, claim: dict) -> Verdict:
-    sides = [arm(document, claim[key]) for key in ("ours", "theirs") if claim[key] is not None]
-    measure = measures.resolve(document, measures.parse(claim["measure"]), sides)
-    columns = [[measures.value(run, measure) for run in side["runs"]] for side in sides]
-    if measure.key in measures.NEVER and baselines(document):
+def _verdict(document: Results, claim: Claim) -> Verdict:
+    sides = [document.arm(name) for name in (claim.ours, claim.theirs) if name is not None]
+    names = [side.name for side in sides]
+    measure = values.resolve(document, measures.parse(claim.measure), names)
+    columns = [[values.value(row, measure) for row in document.runs(name)] for name in names]
+    if measure.key in measures.NEVER and document.baselines:
         late = _never(document, claim, measure, sides, columns)
         if late is not None:
             return late
-    seeds = [values for values in zip(*columns, strict=True) if None not in values]
-    images = [measures.images(document, side, measure) for side in sides]
+    seeds = [column for column in zip(*columns, strict=True) if None not in column]
+    images = [values.images(document, name, measure) for name in names]
     if not seeds or (measure.unit == "accuracy" and None in images):
         text = f"{_upper(measures.words(measure))} was not measured."
         return _made(claim, "not measured", "", text, None)
@@ -116,27 +111,51 @@ def _verdict(document: Document, claim: dict) -> Verdict:
     gap = _gap(document, claim, measure, kept, images)
     outcome: Outcome = "not decided"
     if gap.low is not None and gap.high is not None:
-        outcome = decide(claim["expect"], gap.low, gap.high, claim["margin"])
-    missing = len(document["seeds"]) - gap.seeds
-    found = f"{gap_words(gap, measure)}, {basis_words(gap)}"
+        outcome = decide(claim.expect, gap.low, gap.high, claim.margin)
+    missing = len(document.seeds) - gap.seeds
+    shown = gap_words(gap, measure)
+    if claim.value is not None and claim.theirs is None:
+        shown = value_words(gap.minus(-claim.value), measure)
+    found = f"{shown}, {basis_words(gap)}"
     if missing:
         found += f" (not measured in {count(missing, 'other')})"
     return _made(claim, outcome, found, _detail(claim, measure, sides, kept), gap)
 
 
 def _gap(
-    document: Document,
-    claim: dict,
+    document: Results,
+    claim: Claim,
     measure: Measure,
     kept: list[list[float]],
     images: list[int | None],
 ) -> Estimate:
-    counted = measures.is_counted(document, measure)
-    if claim["theirs"] is None:
-        return estimate(kept[0], images[0], counted).minus(claim["value"])
+    counted = values.is_counted(document, measure)
+    if claim.theirs is None:
+        assert claim.value is not None  # checked with the document
+        return estimate(kept[0], images[0], counted).minus(claim.value)
     ours, theirs = images
     both = (ours, theirs) if ours is not None and theirs is not None else None
-    return paired(kept[0], kept[1], both, counted)
+    whole = len(kept[0]) == len(document.seeds) == len(claim.pairs)
+    pairs = [(pair.only_ours, pair.only_theirs) for pair in claim.pairs] if whole else None
+    return paired(kept[0], kept[1], both, counted, pairs)
+
+
+def basis_words(found: Estimate) -> str:
+    """What the interval covers: ``3 seeds``, ``1 seed, interval over the images only``."""
+    seeds = count(found.seeds, "seed")
+    return {
+        "seeds": seeds,
+        "images": f"{seeds}, interval over the images only",
+        "pairs": f"{seeds}, interval over the images only, one by one",
+        "identical": f"{seeds} with identical values, interval over the images only",
+        "counted": "counted, the same for any seed",
+        "none": f"{seeds}, no interval",
+    }[found.basis]
+
+
+def count(number: int, noun: str) -> str:
+    """``1 seed``, ``3 seeds``."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def gap_words(gap: Estimate, measure: Measure) -> str:
@@ -148,28 +167,37 @@ def gap_words(gap: Estimate, measure: Measure) -> str:
     return f"{text} [{measures.number(gap.low, unit)}, {measures.number(gap.high, unit)}]"
 
 
-def _detail(claim: dict, measure: Measure, sides: list[dict], kept: list[list[float]]) -> str:
+def value_words(found: Estimate, measure: Measure) -> str:
+    """``1.87``, ``0.91 [0.80, 1.02]``, ``43.1 % [40.2, 46.0]``: what is compared with a number."""
+    text = measures.quantified(measures.number(found.mean, measure.unit), measure.unit)
+    if found.low is None or found.high is None or found.low == found.high:
+        return text
+    low, high = (measures.number(bound, measure.unit) for bound in (found.low, found.high))
+    return f"{text} [{low}, {high}]"
+
+
+def _detail(claim: Claim, measure: Measure, sides: list[Arm], kept: list[list[float]]) -> str:
     unit = measure.unit
     shown = [
-        f"{side['name']} {measures.number(sum(values) / len(values), unit)}"
-        for side, values in zip(sides, kept, strict=True)
+        f"{side.name} {measures.number(sum(column) / len(column), unit)}"
+        for side, column in zip(sides, kept, strict=True)
     ]
-    if claim["theirs"] is None:
-        shown.append(measures.number(claim["value"], unit))
+    if claim.value is not None:
+        shown.append(measures.number(claim.value, unit))
     parts = measures.quantified(" against ".join(shown), unit)
     text = f"{_upper(measures.words(measure))}: {parts}"
-    if claim["expect"] in ("not_less", "same"):
-        margin = f"{measures.number(claim['margin'], unit)}{measures.difference_unit(unit)}"
-        rule = "the same: within" if claim["expect"] == "same" else "not less: by no more than"
-        text += f" ({rule} {'±' * (claim['expect'] == 'same')}{margin})"
+    if claim.expect in ("not_less", "same"):
+        margin = f"{measures.number(claim.margin, unit)}{measures.difference_unit(unit)}"
+        rule = "the same: within" if claim.expect == "same" else "not less: by no more than"
+        text += f" ({rule} {'±' * (claim.expect == 'same')}{margin})"
     return f"{text}."
 
 
 def _never(
-    document: Document,
-    claim: dict,
+    document: Results,
+    claim: Claim,
     measure: Measure,
-    sides: list[dict],
+    sides: list[Arm],
     columns: list[list[float | None]],
 ) -> Verdict | None:
     """The verdict where a side never got there in some seed; ``None`` if none is missing.
@@ -177,26 +205,26 @@ def _never(
     Never is later than any number: with two seeds or more the claim is decided if one side
     never got there in any of them and the other did in all.
     """
-    seeds = len(document["seeds"])
-    gone = [sum(value is None for value in values) for values in columns]
+    seeds = len(document.seeds)
+    gone = [sum(value is None for value in column) for column in columns]
     if not any(gone):
         return None
     outcome: Outcome = "not decided"
     if seeds > 1 and set(gone) <= {0, seeds} and (len(gone) == 1 or gone[0] != gone[1]):
         later = gone[0] == seeds
         bound = float("inf") if later else float("-inf")
-        outcome = decide(claim["expect"], bound, bound, claim["margin"])
+        outcome = decide(claim.expect, bound, bound, claim.margin)
     parts = []
-    for side, missing, values in zip(sides, gone, columns, strict=True):
-        reached = [value for value in values if value is not None]
+    for side, missing, column in zip(sides, gone, columns, strict=True):
+        reached = [value for value in column if value is not None]
         words = f"never in {missing} of {seeds} seeds" if seeds > 1 else "never"
         if not missing:
             words = _reached(reached, measure)
         elif reached:
             words += f", else {_reached(reached, measure)}"
-        parts.append(f"{side['name']} {words}")
-    if claim["theirs"] is None:
-        parts.append(measures.number(claim["value"], measure.unit))
+        parts.append(f"{side.name} {words}")
+    if claim.value is not None:
+        parts.append(measures.number(claim.value, measure.unit))
     detail = f"{_upper(measures.words(measure))}: {' against '.join(parts)}."
     what = "never reached" if gone[0] else "the other never got there"
     if len(gone) > 1 and all(gone):
@@ -206,13 +234,13 @@ def _never(
     return _made(claim, outcome, f"{what}, {count(seeds, 'seed')}", detail, None)
 
 
-def _reached(values: list[float], measure: Measure) -> str:
-    shown = measures.number(sum(values) / len(values), measure.unit)
+def _reached(found: list[float], measure: Measure) -> str:
+    shown = measures.number(sum(found) / len(found), measure.unit)
     return measures.quantified(shown, measure.unit)
 
 
-def _made(claim: dict, outcome: Outcome, found: str, detail: str, gap: Estimate | None) -> Verdict:
-    return Verdict(claim["id"], claim["text"], claim["paper"], outcome, found, detail, gap)
+def _made(claim: Claim, outcome: Outcome, found: str, detail: str, gap: Estimate | None) -> Verdict:
+    return Verdict(claim.id, claim.text, claim.paper, outcome, found, detail, gap)
 
 
 def _upper(words: str) -> str:

@@ -1,11 +1,11 @@
-"""The cost ledger of an experiment, summed up: it may have hundreds of stages."""
+"""The cost ledger of a study, summed up: it may have hundreds of stages."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
-from tf_lottery.report.experiment.document import Document
+from tf_lottery.report.results import LedgerEntry, Results
 
 SUMS = (
     "seconds", "startup_seconds", "validation_seconds", "examples", "forward_passes",
@@ -31,39 +31,39 @@ class Group(NamedTuple):
     sums: dict[str, float]
 
 
-def by_kind(document: Document) -> list[Group]:
+def by_kind(document: Results) -> list[Group]:
     """One group a kind of stage, in the order in which they first occur."""
-    return _grouped(document, lambda entry: entry["kind"])
+    return _grouped(document, lambda entry: entry.kind)
 
 
-def by_arm(document: Document) -> list[Group]:
+def by_arm(document: Results) -> list[Group]:
     """One group for each kind of stage and set of arms that share it."""
-    return _grouped(document, lambda entry: (entry["kind"], frozenset(entry["models"])))
+    return _grouped(document, lambda entry: (entry.kind, frozenset(entry.models)))
 
 
-def total(document: Document) -> Group:
+def total(document: Results) -> Group:
     """All stages; each once, however many arms use it."""
-    return _group(document["ledger"])
+    return _group(document.ledger)
 
 
-def fresh(document: Document) -> Group:
+def fresh(document: Results) -> Group:
     """The stages that this run carried out itself."""
-    return _group([entry for entry in document["ledger"] if not entry["cached"]])
+    return _group([entry for entry in document.ledger if not entry.cached])
 
 
-def _grouped(document: Document, key: Callable[[dict], Hashable]) -> list[Group]:
-    found: dict[Hashable, list[dict]] = {}
-    for entry in document["ledger"]:
+def _grouped(document: Results, key: Callable[[LedgerEntry], Hashable]) -> list[Group]:
+    found: dict[Hashable, list[LedgerEntry]] = {}
+    for entry in document.ledger:
         found.setdefault(key(entry), []).append(entry)
     return [_group(entries) for entries in found.values()]
 
 
-def _group(entries: list[dict]) -> Group:
-    arms = dict.fromkeys(name for entry in entries for name in entry["models"])
+def _group(entries: list[LedgerEntry]) -> Group:
+    arms = dict.fromkeys(name for entry in entries for name in entry.models)
     return Group(
-        entries[0]["kind"] if entries else "",
+        entries[0].kind if entries else "",
         list(arms),
         len(entries),
-        sum(bool(entry["cached"]) for entry in entries),
-        {key: sum(entry[key] for entry in entries) for key in SUMS},
+        sum(bool(entry.cached) for entry in entries),
+        {key: sum(getattr(entry, key) for entry in entries) for key in SUMS},
     )

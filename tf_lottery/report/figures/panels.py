@@ -1,4 +1,4 @@
-"""What the figures of an experiment share: panels, line styles, the paper's values."""
+"""What the figures share: panels, styles of arms, the paper's values."""
 
 from __future__ import annotations
 
@@ -9,50 +9,50 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Picture
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from tf_lottery.report.experiment import measures
-from tf_lottery.report.experiment.measures import Measure
-from tf_lottery.report.style import WIDTH, Style, legend, series, short, styles, visible
+from tf_lottery.report import measures
+from tf_lottery.report.measures import Measure
+from tf_lottery.report.results import Figure, Results
+from tf_lottery.report.style import MARKERS, WIDTH, Style, legend, line_styles, short, visible
 
 PAPER = "paper (full scale)"  # its entry in a legend
 BANDS = 6  # more of them hide each other
 _NAME = 36  # characters of a name in a legend
 _ROW = 3.5  # inches of a row of panels
 _LEGEND_ROW = 0.23  # inches
-_DENSE_COLOR_AT = 6  # place in the palette of ``series`` that the dense network has
 
 
-def make(count: int) -> tuple[Figure, list[Axes]]:
+def make(count: int) -> tuple[Picture, list[Axes]]:
     """A figure of ``count`` panels: up to three side by side, more in rows of two."""
     columns = count if count <= 3 else 2
     rows = math.ceil(count / columns)
     height = 4.1 if count == 1 else _ROW * rows + 0.2
     layout = ConstrainedLayoutEngine(w_pad=0.06, wspace=0.02)
-    figure = Figure(figsize=(WIDTH, height), layout=layout)
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    picture = Picture(figsize=(WIDTH, height), layout=layout)
+    axes = list(picture.subplots(rows, columns, squeeze=False).flat)
     for ax in axes[count:]:
         ax.remove()
-    return figure, axes[:count]
+    return picture, axes[:count]
 
 
-def finish(figure: Figure, axes: Sequence[Axes]) -> Figure:
+def finish(picture: Picture, axes: Sequence[Axes]) -> Picture:
     """Legend above the panels, which keep their height however long it is."""
     for ax in axes:
         if ax.get_autoscaley_on():
             ax.margins(y=0.07)
-    rows = legend(figure, axes, last=PAPER)
-    figure.set_figheight(figure.get_figheight() + _LEGEND_ROW * rows)
-    return figure
+    rows = legend(picture, axes, last=PAPER)
+    picture.set_figheight(picture.get_figheight() + _LEGEND_ROW * rows)
+    return picture
 
 
-def label(ax: Axes, told: dict, measure: Measure, shown: Iterable[Measure], x: str) -> None:
+def label(ax: Axes, figure: Figure, measure: Measure, shown: Iterable[Measure], x: str) -> None:
     """Title and axis labels; the figure's own ``y_label`` where it fits all panels."""
     words = measures.words(measure)
     units = {(other.unit, other.quantity == "distance") for other in shown}
-    own = told["y_label"] if len(units) == 1 else ""
+    own = figure.y_label if len(units) == 1 else ""
     title = words[:1].upper() + words[1:]
     panels = len(ax.figure.axes)
     room = 84 if panels == 1 else 42 if panels != 3 else 28  # characters
@@ -72,25 +72,11 @@ def _wrapped(text: str, width: int) -> str:
     return "\n".join(lines)
 
 
-def line_styles(lines: Sequence[tuple[str, str | None]]) -> dict[str, Style]:
-    """Name -> style.
-
-    Args:
-      lines: (name, kind) pairs; the kind is ``None`` where a line is of several.
-    """
-    kinds = [kind for _, kind in lines]
-    if None not in kinds and len(set(kinds)) == len(kinds):
-        return styles({"rows": [{"name": name, "kind": kind} for name, kind in lines]})
-    # A lighter shade of a kind's colour is hard to tell from it: each line gets a colour of
-    # its own, but for the one dense network, which looks the same in all figures.
-    dense = [name for name, kind in lines if kind == "dense"]
-    if len(dense) != 1:
-        return series(name for name, _ in lines)
-    others = [name for name, kind in lines if kind != "dense"]
-    places: list[str | None] = [*others[:_DENSE_COLOR_AT], None, *others[_DENSE_COLOR_AT:]]
-    keyed: dict[Any, Style] = dict(series(places))  # type: ignore[arg-type]
-    keyed.pop(None)
-    return styles({"rows": [{"name": dense[0], "kind": "dense"}]}) | keyed
+def arm_styles(document: Results, figure: Figure | None = None) -> dict[str, Style]:
+    """Arm -> style: the same in all figures, unless there are too many arms for that."""
+    few = figure is None or len(document.arms) <= len(MARKERS)
+    arms = document.arms if few or figure is None else document.drawn(figure)
+    return line_styles([(arm.name, arm.kind) for arm in arms])
 
 
 def legend_name(name: str) -> str:

@@ -6,14 +6,15 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Picture
 from matplotlib.transforms import ScaledTranslation
 
-from tf_lottery.report.experiment import measures, panels
-from tf_lottery.report.experiment.document import Document, drawn_arms
-from tf_lottery.report.experiment.measures import Measure
-from tf_lottery.report.experiment.statistics import drawn
-from tf_lottery.report.style import WIDTH, Style, styled
+from tf_lottery.report import measures, values
+from tf_lottery.report.figures import panels
+from tf_lottery.report.measures import Measure
+from tf_lottery.report.results import Arm, Figure, Results
+from tf_lottery.report.style import WIDTH, Style, line_styles, styled
+from tf_lottery.statistics import drawn
 
 _APART = 3.0  # typographic points between the error bars of two series
 
@@ -28,87 +29,78 @@ class Point(NamedTuple):
     paper: float | None
 
 
-def shown_measures(document: Document, told: dict) -> list[Measure]:
+def shown_measures(document: Results, figure: Figure) -> list[Measure]:
     """The figure's measures that at least one of its arms has."""
-    arms = drawn_arms(document, told)
-    wanted = [measures.resolve(document, measures.parse(word), arms) for word in told["measures"]]
+    names = [arm.name for arm in document.drawn(figure)]
+    wanted = [values.resolve(document, measures.parse(word), names) for word in figure.measures]
+    rows = [row for name in names for row in document.runs(name)]
     return [
         measure
         for measure in dict.fromkeys(wanted)
-        if any(measures.value(run, measure) is not None for arm in arms for run in arm["runs"])
+        if any(values.value(row, measure) is not None for row in rows)
     ]
 
 
-def lines(document: Document, told: dict, measure: Measure) -> dict[str, list[Point]]:
+def lines(document: Results, figure: Figure, measure: Measure) -> dict[str, list[Point]]:
     """Series -> its points, x rising; arms without x are left out."""
     found: dict[str, list[Point]] = {}
-    for arm in drawn_arms(document, told):
-        if arm["x"] is not None:
-            points = found.setdefault(arm["series"], [])
-            points.append(_point(document, arm, measure, arm["x"]))
+    for arm in document.drawn(figure):
+        if arm.x is not None:
+            found.setdefault(arm.series, []).append(_point(document, arm, measure, arm.x))
     return {name: sorted(points, key=lambda point: point.x) for name, points in found.items()}
 
 
-def levels(document: Document, told: dict, measure: Measure) -> dict[str, Point]:
+def levels(document: Results, figure: Figure, measure: Measure) -> dict[str, Point]:
     """Arm -> its value, of arms without x: levels across the panel."""
     return {
-        arm["name"]: _point(document, arm, measure, float("nan"))
-        for arm in drawn_arms(document, told)
-        if arm["x"] is None
+        arm.name: _point(document, arm, measure, float("nan"))
+        for arm in document.drawn(figure)
+        if arm.x is None
     }
 
 
-def _point(document: Document, arm: dict, measure: Measure, x: float) -> Point:
+def _point(document: Results, arm: Arm, measure: Measure, x: float) -> Point:
     scale = measures.scale(measure)
-    values = [measures.value(run, measure) for run in arm["runs"]]
-    known = [value for value in values if value is not None]
-    paper = _published(document, arm, measure)
+    known = [v for r in document.runs(arm.name) if (v := values.value(r, measure)) is not None]
+    paper = values.published(document, arm, measure, [arm.name])
     paper = None if paper is None else scale * paper
     if not known:
         return Point(x, None, 0.0, 0.0, paper)
-    mean, low, high = drawn(known, measures.images(document, arm, measure))
+    mean, low, high = drawn(known, values.images(document, arm.name, measure))
     return Point(x, scale * mean, scale * low, scale * high, paper)
 
 
-def _published(document: Document, arm: dict, measure: Measure) -> float | None:
-    for word, number in arm["published"].items():
-        if measures.resolve(document, measures.parse(word), [arm]) == measure:
-            return number
-    return None
-
-
 @styled
-def over_sweep(document: Document, told: dict) -> Figure | None:
+def over_sweep(document: Results, figure: Figure) -> Picture | None:
     """The figure; ``None`` where none of its measures was measured or no arm has an x."""
-    shown = shown_measures(document, told)
-    if not shown or not lines(document, told, shown[0]):
+    shown = shown_measures(document, figure)
+    if not shown or not lines(document, figure, shown[0]):
         return None
-    styles = _styles(document, told)
-    sweep = document["experiment"]["sweep"]
-    figure, axes = panels.make(len(shown))
+    styles = _styles(document, figure)
+    sweep = document.study.sweep
+    picture, axes = panels.make(len(shown))
     thin = False
     for ax, measure in zip(axes, shown, strict=True):
-        series = lines(document, told, measure)
+        series = lines(document, figure, measure)
         for i, (name, points) in enumerate(series.items()):
             _draw(ax, name, points, styles[name], _APART * (i - (len(series) - 1) / 2))
             thin = _draw_paper(ax, points, styles[name]) or thin
-        for name, level in levels(document, told, measure).items():
+        for name, level in levels(document, figure, measure).items():
             _draw_level(ax, name, level, styles[name])
-        panels.label(ax, told, measure, shown, told["x_label"] or (sweep or {}).get("label", ""))
+        panels.label(ax, figure, measure, shown, figure.x_label or (sweep.label if sweep else ""))
         xs = [point.x for points in series.values() for point in points]
-        _x_axis(ax, told, xs, WIDTH / min(len(shown), 3) - 0.9)
+        _x_axis(ax, figure, xs, WIDTH / min(len(shown), 3) - 0.9)
     if thin:
         panels.paper_entry(axes[0], line=True, marker=True)
-    return panels.finish(figure, axes)
+    return panels.finish(picture, axes)
 
 
-def _styles(document: Document, told: dict) -> dict[str, Style]:
+def _styles(document: Results, figure: Figure) -> dict[str, Style]:
     """Of the series, then of the arms that are levels."""
     kinds: dict[str, set[str]] = {}
-    for arm in drawn_arms(document, told):
-        name = arm["name"] if arm["x"] is None else arm["series"]
-        kinds.setdefault(name, set()).add(arm["kind"])
-    return panels.line_styles(
+    for arm in document.drawn(figure):
+        kinds.setdefault(arm.name if arm.x is None else arm.series, set()).add(arm.kind)
+    return line_styles(
         [(name, next(iter(found)) if len(found) == 1 else None) for name, found in kinds.items()]
     )
 
@@ -166,9 +158,9 @@ def _draw_level(ax: Axes, name: str, level: Point, style: Style) -> None:
         ax.axhspan(level.low, level.high, color=style.color, alpha=0.1, lw=0, zorder=1)
 
 
-def _x_axis(ax: Axes, told: dict, xs: list[float], inches: float) -> None:
+def _x_axis(ax: Axes, figure: Figure, xs: list[float], inches: float) -> None:
     positive = [x for x in xs if x > 0]
-    if told["log_x"] and positive:
+    if figure.log_x and positive:
         if len(positive) == len(xs):
             ax.set_xscale("log")
         else:
