@@ -10,6 +10,9 @@ from tf_lottery.report.figures.pictures import read_pictures
 from tf_lottery.report.pages import render
 from tf_lottery.report.results import EXPERIMENT, PICTURES, RESULTS, find_results, read_results
 from tf_lottery.report.study import page
+from tf_lottery.report.robustness import EVALUATION, read_evaluation
+from tf_lottery.report.robustness.figures import FIGURES
+from tf_lottery.report.robustness.report import page as evaluation_page
 
 DOCS = Path(tf_lottery.__file__).parents[1] / "docs"
 
@@ -48,8 +51,18 @@ def test_the_reports_of_studies_are_made_from_their_results(path, monkeypatch):
     figures = {figure.name: path / "figures" / f"{figure.name}.png" for figure in document.figures}
     saved = {name: picture for name, picture in figures.items() if picture.exists()}
     assert {picture.stem for picture in (path / "figures").iterdir()} == set(saved)
-    text = render(page(document, saved, read_pictures(path / PICTURES), path), "md", path)
+    text = render(page(document, saved, read_pictures(path / PICTURES), path), "md")
     assert text == (path / "report.md").read_text()
+
+
+EVALUATIONS = sorted(path.parent for path in (DOCS / "results").glob(f"*/*/{EVALUATION}"))
+
+
+@pytest.mark.parametrize("path", EVALUATIONS, ids=lambda path: path.parent.name)
+def test_the_reports_of_evaluations_are_made_from_their_results(path):
+    document = read_evaluation(path / EVALUATION)
+    told = evaluation_page(document, {name: path / "figures" / f"{name}.png" for name in FIGURES})
+    assert render(told, "md") == (path / "report.md").read_text()
 
 
 def test_an_outdated_page_is_told(maker, tmp_path, monkeypatch, capsys):

@@ -3,10 +3,13 @@
 import itertools
 import zlib
 
+import msgspec
 import numpy as np
 
 from tf_lottery.options.attacks import attack_from_name
 from tf_lottery.options.settings import settings
+from tf_lottery.report.json_document import plain
+from tf_lottery.report.robustness.document import Evaluation
 from tf_lottery.statistics import compare
 
 MODELS = ("dense", "boosting", "broken gradients")
@@ -32,8 +35,13 @@ WARNINGS = {
 }
 
 
-def build_evaluation(models=MODELS, attacks=ATTACKS, examples=1000, norm="linf", warn=None):
-    """A full document.
+def build_evaluation(**arguments):
+    """A full document; for ``arguments`` see ``build_content``."""
+    return msgspec.convert(plain(build_content(**arguments)), Evaluation)
+
+
+def build_content(models=MODELS, attacks=ATTACKS, examples=1000, norm="linf", warn=None):
+    """The JSON of a full document.
 
     Args:
       models: names.

@@ -30,11 +30,11 @@ def test_all_figures_are_written_in_print_size(tmp_path, make_evaluation, models
 def test_figures_without_data_are_skipped_and_old_ones_removed(tmp_path, make_evaluation):
     figures.save_figures(make_evaluation(examples=100), tmp_path)
     document = make_evaluation(models=("dense",), attacks=("pgd20",), examples=100)
-    document["curves"]["steps"] = None
+    document.curves.steps = None
     assert set(figures.save_figures(document, tmp_path)) == {"accuracy_per_eps"}
     assert {path.stem for path in tmp_path.iterdir()} == {"accuracy_per_eps"}
     assert set(captions(document)) == {"accuracy_per_eps"}
-    document["curves"] = None
+    document.curves = None
     assert figures.save_figures(document, tmp_path) == {}
 
 
@@ -45,10 +45,10 @@ def test_same_data_same_bytes(make_evaluation):
 
 def test_radii_are_grey_levels_with_the_reference_marked(make_evaluation):
     document = make_evaluation()
-    curve = document["curves"]["eps"]
+    curve = document.curves.eps
     ax = figures.accuracy_per_eps(document).axes[0]
     lines = _lines(ax)
-    for name, shares in curve["accuracy"].items():
+    for name, shares in curve.accuracy.items():
         np.testing.assert_allclose(lines[name].get_xdata(), [0, 2, 4, 6, 8, 12, 16, 32])
         np.testing.assert_allclose(lines[name].get_ydata(), 100 * np.array(shares))
     vertical = [line for line in ax.get_lines() if list(line.get_ydata()) == [0, 1]]
@@ -66,7 +66,7 @@ def test_l2_radii_are_lengths(make_evaluation):
 def test_bands_are_wilson_intervals_while_they_are_few(make_evaluation):
     ax = figures.accuracy_per_steps(make_evaluation()).axes[0]
     assert len(ax.collections) == 3
-    share, n, z2 = make_evaluation()["curves"]["steps"]["accuracy"]["dense"][0], 200, 1.959964**2
+    share, n, z2 = make_evaluation().curves.steps.accuracy["dense"][0], 200, 1.959964**2
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = np.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n**2))) / (1 + z2 / n)
     corners = ax.collections[0].get_paths()[0].vertices
@@ -87,12 +87,12 @@ def test_steps_are_on_a_logarithmic_axis(make_evaluation):
 
 def test_rises_are_ringed(make_evaluation):
     document = make_evaluation()
-    curve = document["curves"]["steps"]
+    curve = document.curves.steps
     ring = _lines(figures.accuracy_per_steps(document).axes[0])[figures.RISE]
     assert list(ring.get_xdata()) == [10]
-    np.testing.assert_allclose(ring.get_ydata(), [100 * curve["accuracy"]["boosting"][3]])
+    np.testing.assert_allclose(ring.get_ydata(), [100 * curve.accuracy["boosting"][3]])
     assert "boosting (by up to 0.5 points)" in captions(document)["accuracy_per_steps"].text
-    for rises in curve["rises"].values():
+    for rises in curve.rises.values():
         rises.clear()
     assert figures.RISE not in _lines(figures.accuracy_per_steps(document).axes[0])
     assert "Rings" not in captions(document)["accuracy_per_steps"].text
@@ -101,7 +101,7 @@ def test_rises_are_ringed(make_evaluation):
 def test_heat_map_has_every_number_and_frames_the_white_box(make_evaluation):
     document = make_evaluation()
     ax = figures.transfer(document).axes[0]
-    matrix = np.array(document["transfer"]["accuracy"])
+    matrix = np.array(document.transfer.accuracy)
     shown = {text.get_position(): text for text in ax.texts}
     for (row, column), share in np.ndenumerate(matrix):
         text = shown[(column, row)]
@@ -112,7 +112,7 @@ def test_heat_map_has_every_number_and_frames_the_white_box(make_evaluation):
     frames = {(patch.get_x() + 0.47, patch.get_y() + 0.47) for patch in ax.patches}
     assert frames == {(0, 0), (1, 1), (2, 2)}
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("classified by", "crafted on")
-    assert [label.get_text() for label in ax.get_yticklabels()] == document["transfer"]["models"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == document.transfer.models
 
 
 def test_long_names_become_numbers_below_the_columns(make_evaluation):
@@ -148,10 +148,10 @@ def test_bars_sum_to_all_images(make_evaluation):
     assert labels == ["wrong when clean", "apgd_ce", "apgd_t", "fab_t", "square", "standing"]
     widths = np.array([[patch.get_width() for patch in group] for group in groups])
     np.testing.assert_allclose(widths.sum(axis=0), 100)
-    for model, column in zip(document["models"], widths.T, strict=True):
-        parts = model["broken_by"]["autoattack"]
-        expected = [100 * (1 - model["natural"]), *(n / 10 for n in parts.values())]
-        np.testing.assert_allclose(column, [*expected, 100 * model["robust"]["autoattack"]])
+    for model, column in zip(document.models, widths.T, strict=True):
+        parts = model.broken_by["autoattack"]
+        expected = [100 * (1 - model.natural), *(n / 10 for n in parts.values())]
+        np.testing.assert_allclose(column, [*expected, 100 * model.robust["autoattack"]])
     starts = np.array([[patch.get_x() for patch in group] for group in groups])
     np.testing.assert_allclose(starts[1:], np.cumsum(widths, axis=0)[:-1])
 

@@ -24,10 +24,10 @@ def test_accuracies_stand_in_columns_above_their_intervals(make_evaluation):
     names = ["natural", "fgsm", "pgd20", "autoattack", "worst"]
     assert lines[head].split() == ["model", *names]
     ends = [lines[head].index(name) + len(name) for name in names]
-    for i, model in enumerate(document["models"]):
+    for i, model in enumerate(document.models):
         row, below = lines[head + 2 + 2 * i : head + 4 + 2 * i]
-        assert row.startswith(model["name"])
-        shares = [model["natural"], *model["robust"].values(), model["worst"]]
+        assert row.startswith(model.name)
+        shares = [model.natural, *model.robust.values(), model.worst]
         for end, share in zip(ends, shares, strict=True):
             assert row[:end].endswith(f" {percent(share)}")
             assert below[:end].endswith(f" {interval(share, 1000)}")
@@ -53,13 +53,13 @@ def test_every_pair_has_a_line(make_evaluation, models):
     document = make_evaluation(models=models)
     text = robustness_table(document)
     squeezed = " ".join(text.split())
-    for pair in document["pairs"]:
-        gap, bounds = points(pair["difference"]), point_interval(pair["low"], pair["high"])
+    for pair in document.pairs:
+        gap, bounds = points(pair.difference), point_interval(pair.low, pair.high)
         words = "no difference can be claimed"
-        if pair["p"] < 0.05:
-            words = f"{pair['a']} is {'higher' if pair['difference'] > 0 else 'lower'}"
-        assert f"{pair['measure']} {gap} {bounds} {p_words(pair['p'])} {words}" in squeezed
-        assert f"{pair['a']} - {pair['b']}" in text
+        if pair.p < 0.05:
+            words = f"{pair.a} is {'higher' if pair.difference > 0 else 'lower'}"
+        assert f"{pair.measure} {gap} {bounds} {p_words(pair.p)} {words}" in squeezed
+        assert f"{pair.a} - {pair.b}" in text
 
 
 def test_many_pairs_are_summed_up(make_evaluation):
@@ -72,11 +72,11 @@ def test_many_pairs_are_summed_up(make_evaluation):
 def test_transfer_marks_the_white_box(make_evaluation):
     document = make_evaluation()
     lines = robustness_table(document).splitlines()
-    matrix = document["transfer"]["accuracy"]
+    matrix = document.transfer.accuracy
     head = next(i for i, line in enumerate(lines) if line.split() == [
         "dense", "boosting", "broken", "gradients"
     ])  # fmt: skip
-    for i, name in enumerate(document["transfer"]["models"]):
+    for i, name in enumerate(document.transfer.models):
         cells = [percent(share) + "*" * (i == j) for j, share in enumerate(matrix[i])]
         assert lines[head + 1 + i].removeprefix(name).split() == cells
     assert "on 500 images" in lines[head - 2]

@@ -1,6 +1,7 @@
 import pytest
 
 from tf_lottery.report.formats import percent
+from tf_lottery.report.robustness.document import Check, Pair
 from tf_lottery.report.robustness.verdict import check_counts, claim, findings, limits
 from tf_lottery.statistics import paired_difference, wilson
 
@@ -15,22 +16,22 @@ def _outcomes(document, topic):
 
 def _pair(only_a, only_b, p, n=1000):
     gap, low, high = paired_difference(only_a, only_b, n)
-    return {
-        "a": "dense", "b": "boosting", "measure": "worst", "examples": n, "difference": gap,
-        "low": low, "high": high, "only_a": only_a, "only_b": only_b, "p": p,
-    }  # fmt: skip
+    return Pair(
+        a="dense", b="boosting", measure="worst", examples=n, difference=gap, low=low, high=high,
+        only_a=only_a, only_b=only_b, p=p,
+    )  # fmt: skip
 
 
 def test_robust_accuracy_comes_first_with_its_interval(make_evaluation):
     document = make_evaluation()
-    model = document["models"][0]
-    low, high = wilson(model["worst"], 1000)
+    model = document.models[0]
+    low, high = wilson(model.worst, 1000)
     first = findings(document)[0]
     assert first.topic == "Robust accuracy"
     assert first.text.startswith(
-        f"dense classifies {percent(model['worst'])} % of 1,000 test images correctly under every "
+        f"dense classifies {percent(model.worst)} % of 1,000 test images correctly under every "
         f"attack (95 % interval [{100 * low:.1f}, {100 * high:.1f}]), and "
-        f"{percent(model['natural'])} % of the clean ones"
+        f"{percent(model.natural)} % of the clean ones"
     )
 
 
@@ -67,7 +68,7 @@ def test_doubtful_accuracies_are_marked_wherever_they_stand(make_evaluation):
 
 def test_models_whose_checks_agree_share_a_line(make_evaluation):
     document = make_evaluation(models=("a", "b", "c"), warn=["b"])
-    document["transfer"] = None
+    document.transfer = None
     assert _texts(document, "Diagnosis")[1:] == [
         "a, c: 7 of 8 checks pass, 1 skipped (half precision)."
     ]
@@ -76,7 +77,7 @@ def test_models_whose_checks_agree_share_a_line(make_evaluation):
 
 def test_a_missing_diagnosis_is_said(make_evaluation):
     document = make_evaluation()
-    document["diagnosis"], document["transfer"] = {}, None
+    document.diagnosis, document.transfer = {}, None
     (text,) = _texts(document, "Diagnosis")
     assert "None was made" in text
 
@@ -93,13 +94,13 @@ def test_a_missing_diagnosis_is_said(make_evaluation):
 def test_p_alone_decides_a_claim(make_evaluation, only_a, only_b, p, outcome, words):
     document = make_evaluation(models=("dense", "boosting"))
     pair = _pair(only_a, only_b, p)
-    document["pairs"] = [pair]
+    document.pairs = [pair]
     assert claim(pair) == outcome
     (finding,) = [f for f in findings(document) if f.topic == "Comparison"]
     assert finding.outcome == outcome
     assert finding.text.endswith(words)
-    points = f"{100 * pair['difference']:+.1f}" if only_a != only_b else "0.0"
-    assert f"{points} points, 95 % interval [{100 * pair['low']:.1f}, " in finding.text
+    points = f"{100 * pair.difference:+.1f}" if only_a != only_b else "0.0"
+    assert f"{points} points, 95 % interval [{100 * pair.low:.1f}, " in finding.text
     counts = f"({only_a} of them right with dense alone, {only_b} with boosting alone;"
     assert f"on the same 1,000 images {counts}" in finding.text
 
@@ -113,18 +114,17 @@ def test_comparisons_are_under_the_strongest_attack_and_clean(make_evaluation):
 
 def test_many_pairs_are_counted(make_evaluation):
     document = make_evaluation(models=[f"m{i}" for i in range(12)], examples=300)
-    pairs = [pair for pair in document["pairs"] if pair["measure"] == "worst"]
+    pairs = [pair for pair in document.pairs if pair.measure == "worst"]
     assert len(pairs) == 66
     for i, pair in enumerate(pairs):
-        pair.update({k: v for k, v in _pair(9, 1, 0.02, 300).items() if k not in "ab"})
-        pair.update(p=0.02 if i < 13 else 0.5)
+        pair.difference, pair.p = 8 / 300, 0.02 if i < 13 else 0.5
     texts = _texts(document, "Comparison")
     assert len(texts) == 2
     assert texts[0].startswith("Under every attack 13 of 66 pairs of models differ")
     assert "chance alone makes up to 3 do so" in texts[0]
     assert "For the other 53 no difference can be claimed." in texts[0]
     for pair in pairs:
-        pair["p"] = 0.5
+        pair.p = 0.5
     assert _texts(document, "Comparison")[0] == (
         "Under every attack no difference can be claimed in any of 66 pairs of models "
         "(McNemar's exact test)."
@@ -134,11 +134,11 @@ def test_many_pairs_are_counted(make_evaluation):
 def test_transfer_that_beats_the_white_box_is_a_warning(make_evaluation):
     document = make_evaluation()
     warning = _texts(document, "Diagnosis")[-1]
-    lowest = min(row[2] for row in document["transfer"]["accuracy"][:2])
+    lowest = min(row[2] for row in document.transfer.accuracy[:2])
     assert warning.startswith(f"broken gradients is at {percent(lowest)} % on images crafted on ")
     assert "and at 80.0 % on those crafted on broken gradients itself" in warning
     # By less than the images can tell.
-    matrix = document["transfer"]["accuracy"]
+    matrix = document.transfer.accuracy
     matrix[2][2] = lowest + 0.02
     last = [f for f in findings(document) if f.topic == "Diagnosis"][-1]
     assert last.outcome == "pass"
@@ -167,4 +167,6 @@ def test_limits(make_evaluation):
     ],
 )
 def test_counts_of_checks(outcomes, words):
-    assert check_counts([{"outcome": outcome} for outcome in outcomes]) == words
+    assert (
+        check_counts([Check(check="", outcome=o, text="", value=None) for o in outcomes]) == words
+    )

@@ -15,13 +15,15 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 import tf_lottery
 from tf_lottery import files, weights
 from tf_lottery.data import ImageData, even_batch_size
 from tf_lottery.errors import StoreError, UsageError
-from tf_lottery.evaluation import Checkpoint, Evaluation, Evaluator, logits_function
+from tf_lottery.evaluation import Checkpoint, Evaluator, logits_function
+from tf_lottery.evaluation import Evaluation as Evaluated
 from tf_lottery.evaluation.curves import eps_curve, rises, steps_curve
 from tf_lottery.evaluation.diagnosis import diagnose
 from tf_lottery.evaluation.loading import LoadedModel
@@ -29,6 +31,18 @@ from tf_lottery.evaluation.models import full_float32
 from tf_lottery.evaluation.transfer import transfer_matrix
 from tf_lottery.machine import machine
 from tf_lottery.options.settings import AttackConfig, settings
+from tf_lottery.report.document import Data, Machine
+from tf_lottery.report.json_document import plain
+from tf_lottery.report.robustness.document import (
+    Check,
+    Cost,
+    Curve,
+    Curves,
+    Evaluation,
+    Model,
+    Pair,
+    Transfer,
+)
 from tf_lottery.statistics import compare
 
 _REVISION = 2  # raise it when a change of code changes results: old ones are then refused
@@ -70,7 +84,7 @@ def evaluate_models(
     command: Sequence[str] = (),
     progress: bool = False,
     announce: Callable[[str], None] = print,
-) -> dict:
+) -> Evaluation:
     """Measures every model; what is finished in ``directory`` is read instead.
 
     Args:
@@ -83,7 +97,7 @@ def evaluate_models(
       announce: told of each step.
 
     Returns:
-      The document of ``report.robustness``, not written yet.
+      The document, not written yet.
 
     Raises:
       UsageError: a model that takes other images, or cannot be attacked.
@@ -97,7 +111,7 @@ def evaluate_models(
 
 def _measured(
     models, data: ImageData, config: RobustnessConfig, directory: Path, command, progress, announce
-) -> dict:
+) -> Evaluation:
     """See ``evaluate_models``."""
     x, y = data.test_images, data.test_labels
     entries, right = [], []
@@ -113,40 +127,42 @@ def _measured(
         if shown and config.analysis.eps > 0
     }
     pairs = [
-        {"a": models[i].name, "b": models[j].name, "measure": measure}
-        | compare(right[i][measure], right[j][measure])
+        Pair(
+            a=models[i].name,
+            b=models[j].name,
+            measure=measure,
+            **compare(right[i][measure], right[j][measure]),
+        )
         for i, j in combinations(range(len(models)), 2)
         for measure in right[i]
     ]
     transfer = None
     if config.transfer is not None and config.transfer.eps > 0 and len(models) > 1:
-        matrix = _transferred(models, x, y, data, config, directory, announce)
-        transfer = {
-            "attack": settings(config.transfer),
-            "examples": len(y),
-            "models": [model.name for model in models],
-            "accuracy": matrix,
-        }
-    return {
-        "format": 1,
-        "kind": "evaluation",
-        "package_version": tf_lottery.__version__,
-        "command": list(command),
-        "settings": settings(config),
-        "machine": machine(),
-        "data": {
-            "name": data.name,
-            "test": len(y),
-            "digest": data.digest,
-            "classes": list(data.class_names),
+        transfer = Transfer(
+            attack=config.transfer,
+            examples=len(y),
+            models=[model.name for model in models],
+            accuracy=_transferred(models, x, y, data, config, directory, announce),
+        )
+    classes = list(data.class_names)
+    return Evaluation(
+        format=1,
+        kind="evaluation",
+        package_version=tf_lottery.__version__,
+        command=list(command),
+        settings=settings(config),
+        machine=Machine(**machine()),
+        data=Data(name=data.name, test=len(y), digest=data.digest, classes=classes),
+        attacks=list(config.attacks),
+        models=entries,
+        pairs=pairs,
+        transfer=transfer,
+        curves=_curves(analyses, config, shown),
+        diagnosis={
+            name: [Check(**check) for check in analysis["diagnosis"]]
+            for name, analysis in analyses.items()
         },
-        "attacks": [settings(attack) for attack in config.attacks],
-        "models": entries,
-        "pairs": pairs,
-        "transfer": transfer,
-        "curves": _curves(analyses, config, shown),
-        "diagnosis": {name: analysis["diagnosis"] for name, analysis in analyses.items()},
-    }
+    )
 
 
 def _check_images(model: LoadedModel, data: ImageData) -> None:
@@ -181,7 +197,7 @@ def _attacked(
     directory: Path,
     progress: bool,
     announce: Callable[[str], None],
-) -> tuple[dict, Mapping[str, np.ndarray]]:
+) -> tuple[Model, Mapping[str, np.ndarray]]:
     """The document's entry of one model, and its examples."""
     place = directory / model.name
     identity = _identity(model, data, config)
@@ -193,7 +209,7 @@ def _attacked(
                 "model of that name; choose another --evaluation_dir or remove it"
             )
         announce("  finished already")
-        return known["entry"], weights.read_arrays(place / "examples.npz")
+        return _read_entry(place / "model.json", known), weights.read_arrays(place / "examples.npz")
     place.mkdir(parents=True, exist_ok=True)
     checkpoint = Checkpoint(place / "progress.npz")
     with _refusals(model), _naming_directory():
@@ -209,9 +225,16 @@ def _attacked(
     arrays = {"index": data.test_index, **found.arrays()}
     weights.write_arrays(place / "examples.npz", arrays)
     entry = _entry(model, found, config.attacks)
-    files.write_json(place / "model.json", {"identity": identity, "entry": entry})
+    files.write_json(place / "model.json", {"identity": identity, "entry": plain(entry)})
     checkpoint.remove()
     return entry, arrays
+
+
+def _read_entry(path: Path, known: dict) -> Model:
+    try:
+        return msgspec.convert(known.get("entry"), Model)
+    except msgspec.ValidationError as error:
+        raise StoreError(f"{path} is damaged ({error}); remove it to measure again") from None
 
 
 @contextlib.contextmanager
@@ -236,17 +259,14 @@ def _refusals(model: LoadedModel) -> Iterator[None]:
         ) from error
 
 
-def _entry(model: LoadedModel, found: Evaluation, attacks: Sequence[AttackConfig]) -> dict:
+def _entry(model: LoadedModel, found: Evaluated, attacks: Sequence[AttackConfig]) -> Model:
     survivors = [found.survived[attack.name] for attack in attacks]
-    cost: dict[str, dict[str, Any]] = {}
+    columns = ("seconds", "forward_passes", "input_gradient_passes")
+    cost = {}
     for name, parts in found.passes.items():
         each = {part: vars(passes) for part, passes in parts.items()}
-        cost[name] = {
-            column: sum(passes[column] for passes in each.values())
-            for column in ("seconds", "forward_passes", "input_gradient_passes")
-        }
-        if len(each) > 1:
-            cost[name]["parts"] = each
+        sums = {column: sum(passes[column] for passes in each.values()) for column in columns}
+        cost[name] = Cost(**sums, parts=each if len(each) > 1 else {})
     broken_by = {
         attack.name: {
             part.name: int((found.broken_by[attack.name] == part.name).sum())
@@ -254,19 +274,19 @@ def _entry(model: LoadedModel, found: Evaluation, attacks: Sequence[AttackConfig
         }
         for attack in attacks
     }
-    return {
-        "name": model.name,
-        "what": model.what,
-        "digest": model.digest,
-        "training_eps": model.training_eps,
-        "examples": len(found.labels),
-        "natural": found.natural,
-        "robust": dict(found.robust),
-        "worst": float(np.logical_and.reduce(survivors).mean()) if survivors else None,
-        "broken_by": broken_by,
-        "standing": {name: int(flags.sum()) for name, flags in found.survived.items()},
-        "cost": cost,
-    }
+    return Model(
+        name=model.name,
+        what=model.what,
+        examples=len(found.labels),
+        natural=found.natural,
+        robust=dict(found.robust),
+        worst=float(np.logical_and.reduce(survivors).mean()) if survivors else None,
+        broken_by=broken_by,
+        standing={name: int(flags.sum()) for name, flags in found.survived.items()},
+        cost=cost,
+        digest=model.digest,
+        training_eps=model.training_eps,
+    )
 
 
 def _right(
@@ -324,24 +344,27 @@ def _analysed(
     return _cached(directory / model.name / "analysis.json", identity, measure)
 
 
-def _curves(analyses: Mapping[str, dict], config: RobustnessConfig, images: int) -> dict | None:
+def _curves(analyses: Mapping[str, dict], config: RobustnessConfig, images: int) -> Curves | None:
     if not analyses:
         return None
-    attack = settings(config.analysis)
-    result = {}
-    for curve in ("eps", "steps"):
-        measured = {name: analysis[curve] for name, analysis in analyses.items()}
-        result[curve] = {
-            "attack": attack,
-            "examples": images,
-            "values": next(iter(measured.values()))["values"],
-            "accuracy": {name: found["accuracy"] for name, found in measured.items()},
-            "rises": {
-                name: rises(found["values"], found["accuracy"], images)
+
+    def curve(over: str) -> Curve:
+        measured = {name: analysis[over] for name, analysis in analyses.items()}
+        return Curve(
+            attack=config.analysis,
+            examples=images,
+            values=next(iter(measured.values()))["values"],
+            accuracy={name: found["accuracy"] for name, found in measured.items()},
+            rises={
+                name: [
+                    (start, end, gain)
+                    for start, end, gain in rises(found["values"], found["accuracy"], images)
+                ]
                 for name, found in measured.items()
             },
-        }
-    return result
+        )
+
+    return Curves(eps=curve("eps"), steps=curve("steps"))
 
 
 def _transferred(

@@ -176,7 +176,8 @@ class Caption(NamedTuple):
 
 @dataclass(frozen=True)
 class Figure:
-    """A PNG. Where an SVG of its name lies beside it, the Markdown page links to that."""
+    """A PNG in the folder ``figures`` beside the page, embedded in HTML. Where an SVG of its name
+    lies beside it, the Markdown page links to that too."""
 
     path: Path
     caption: Caption
@@ -252,13 +253,13 @@ def write_page(folder: str | os.PathLike, page: Page) -> Path:
     """
     folder = Path(folder)
     for kind in ("md", "html"):
-        write_atomically(folder / f"report.{kind}", render(page, kind, folder))
+        write_atomically(folder / f"report.{kind}", render(page, kind))
     return folder / "report.html"
 
 
-def render(page: Page, kind: str, folder: Path) -> str:
-    """The page as ``html`` or ``md``, to be written into ``folder``."""
-    text = _environment().get_template(f"page.{kind}.j2").render(page=page, folder=folder)
+def render(page: Page, kind: str) -> str:
+    """The page as ``html`` or ``md``."""
+    text = _environment().get_template(f"page.{kind}.j2").render(page=page)
     if kind == "md":
         text = re.sub(r"\n{3,}", "\n\n", text.lstrip())
     return text.rstrip() + "\n"
@@ -345,7 +346,7 @@ def _behind(small: str) -> str:
     return f" {escape_markdown(text if text[0] in '±[+' else f'({text})')}" if text else ""
 
 
-def _link(path: Path, folder: Path, suffix: str = "") -> str:
-    """Where a file (of another ending) is, seen from the folder; empty where it is not."""
+def _link(path: Path, suffix: str = "") -> str:
+    """From the page to a figure (of another ending); empty where there is none."""
     path = path.with_suffix(suffix or path.suffix)
-    return Path(os.path.relpath(path, folder)).as_posix() if path.exists() else ""
+    return f"{FIGURES}/{path.name}" if path.exists() else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from tf_lottery.options.attacks import AttackConfig
 from tf_lottery.report import formats
 from tf_lottery.report.figures import save
-from tf_lottery.report.robustness.document import Document
+from tf_lottery.report.robustness.document import Curve, Evaluation, Model
 from tf_lottery.report.style import (
     WIDTH,
     legend,
@@ -39,15 +39,15 @@ _WIDE = 30.0  # values further apart than this factor go on a logarithmic axis
 
 
 @styled
-def accuracy_per_eps(document: Document) -> Figure | None:
+def accuracy_per_eps(document: Evaluation) -> Figure | None:
     """Accuracy over the radius, a line a model, with the radius of the other results marked."""
-    curve = (document["curves"] or {}).get("eps")
+    curve = document.curve("eps")
     if curve is None:
         return None
-    norm, reference = curve["attack"].get("norm", "linf"), curve["attack"]["eps"]
+    norm, reference = curve.attack.norm, curve.attack.eps
     # Whole grey levels are easier to read than their 255ths.
     scale = 255 if norm == "linf" and formats.pixels(reference).endswith("/255") else 1
-    values = [scale * value for value in curve["values"]]
+    values = [scale * value for value in curve.values]
     figure = Figure(figsize=(WIDTH, 4.2 + _legend_height(curve)), layout="constrained")
     ax = figure.subplots()
     _lines(ax, document, curve, values)
@@ -75,16 +75,16 @@ def accuracy_per_eps(document: Document) -> Figure | None:
 
 
 @styled
-def accuracy_per_steps(document: Document) -> Figure | None:
+def accuracy_per_steps(document: Evaluation) -> Figure | None:
     """Accuracy over the number of attack steps, on a logarithmic axis."""
-    curve = (document["curves"] or {}).get("steps")
+    curve = document.curve("steps")
     if curve is None:
         return None
     figure = Figure(figsize=(WIDTH, 4.0 + _legend_height(curve)), layout="constrained")
     ax = figure.subplots()
-    _lines(ax, document, curve, curve["values"])
-    ax.set_xscale("symlog" if curve["values"][0] == 0 else "log")
-    ax.xaxis.set_major_locator(FixedLocator(_apart(ax, curve["values"])))
+    _lines(ax, document, curve, curve.values)
+    ax.set_xscale("symlog" if curve.values[0] == 0 else "log")
+    ax.xaxis.set_major_locator(FixedLocator(_apart(ax, curve.values)))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     ax.set(xlabel="steps", ylabel="accuracy (%)")
@@ -92,18 +92,18 @@ def accuracy_per_steps(document: Document) -> Figure | None:
     return figure
 
 
-def _legend_height(curve: dict) -> float:
+def _legend_height(curve: Curve) -> float:
     """Inches that the legend of many models takes, so that the axes keep their height."""
-    return 0.08 * max(0, len(curve["accuracy"]) - 4)
+    return 0.08 * max(0, len(curve.accuracy) - 4)
 
 
-def _lines(ax: Axes, document: Document, curve: dict, x: list[float]) -> None:
+def _lines(ax: Axes, document: Evaluation, curve: Curve, x: list[float]) -> None:
     """A line a model with its Wilson band; a ring and an arrow where a curve rises."""
-    drawn = series(model["name"] for model in document["models"])
-    for name, shares in curve["accuracy"].items():
+    drawn = series(model.name for model in document.models)
+    for name, shares in curve.accuracy.items():
         style = drawn[name]
-        if len(curve["accuracy"]) <= BANDS:
-            bounds = np.array([wilson(share, curve["examples"]) for share in shares])
+        if len(curve.accuracy) <= BANDS:
+            bounds = np.array([wilson(share, curve.examples) for share in shares])
             ax.fill_between(x, *(100 * bounds.T), color=style.color, alpha=0.11, lw=0)
         ax.plot(
             x,
@@ -117,16 +117,16 @@ def _lines(ax: Axes, document: Document, curve: dict, x: list[float]) -> None:
             zorder=2,
         )
     ends = [
-        (x[curve["values"].index(end)], 100 * curve["accuracy"][name][curve["values"].index(end)])
-        for name, rises in curve["rises"].items()
-        if name in curve["accuracy"]
+        (x[curve.values.index(end)], 100 * curve.accuracy[name][curve.values.index(end)])
+        for name, rises in curve.rises.items()
+        if name in curve.accuracy
         for _, end, _ in rises
     ]
     if ends:
         at, height = zip(*ends, strict=True)
         ring: Any = {"ls": "none", "marker": "o", "ms": 12, "mfc": "none", "mec": "black"}
         ax.plot(at, height, label=RISE, zorder=3, **ring)
-    top = 100 * max(max(shares) for shares in curve["accuracy"].values())
+    top = 100 * max(max(shares) for shares in curve.accuracy.values())
     ax.set_ylim(-3, min(103, top + 12))
 
 
@@ -143,15 +143,20 @@ def _apart(ax: Axes, values: list[float]) -> list[float]:
     return kept + values[-1:] if len(values) > 1 else kept
 
 
-@styled
-def transfer(document: Document) -> Figure | None:
-    """Heat map: accuracy of the column's model on images crafted on the row's."""
-    found = document["transfer"]
-    if found is None or len(found["models"]) < 2:
+def transfer(document: Evaluation) -> Figure | None:
+    """See ``heat_map``."""
+    found = document.transfer
+    if found is None or len(found.models) < 2:
         return None
-    shares = 100 * np.array(found["accuracy"], float)
+    return heat_map(found.models, np.array(found.accuracy))
+
+
+@styled
+def heat_map(models: Sequence[str], accuracy: np.ndarray) -> Figure:
+    """Accuracy (models, models), shares, of the column's model on images crafted on the row's."""
+    shares = 100 * accuracy
     count = len(shares)
-    names = [short(name, 24) for name in found["models"]]
+    names = [short(name, 24) for name in models]
     cell = min(1.7, (WIDTH - 3.6) / count)  # inches
     figure = Figure(
         figsize=(WIDTH, 1.0 + count * min(cell, 0.55)),
@@ -201,19 +206,19 @@ def _middle(share: float) -> tuple[float, float, float, float]:
 
 
 @styled
-def broken_by(document: Document) -> Figure | None:
+def broken_by(document: Evaluation) -> Figure | None:
     """Stacked bars: images wrong when clean, broken by each part of AutoAttack, standing."""
     suite = autoattack(document)
     if suite is None:
         return None
-    models = document["models"]
+    models = document.models
     parts = suite_parts(document, suite)
     styles = series(parts)
     kinds: list[tuple[str, Any, str]] = [("wrong when clean", _WRONG, "")]
     kinds += [(part, tint(styles[part].color), styles[part].hatch) for part in parts]
     kinds.append(("standing", _STANDING, ""))
-    counts = np.array([fates(model, suite["name"], parts) for model in models], float)
-    shares = 100 * counts / np.array([[model["examples"]] for model in models])
+    counts = np.array([fates(model, suite.name, parts) for model in models], float)
+    shares = 100 * counts / np.array([[model.examples] for model in models])
     figure = Figure(figsize=(WIDTH, 1.5 + 0.42 * len(models)), layout="constrained")
     ax = figure.subplots()
     left = np.zeros(len(models))
@@ -243,7 +248,7 @@ def broken_by(document: Document) -> Figure | None:
                 bbox={"facecolor": color, "edgecolor": "none", "pad": 1.2} if hatch else None,
             )
         left += shares[:, i]
-    ax.set_yticks(np.arange(len(models)), [short(model["name"], 28) for model in models])
+    ax.set_yticks(np.arange(len(models)), [short(model.name, 28) for model in models])
     ax.invert_yaxis()
     ax.grid(visible=False, axis="y")
     ax.tick_params(axis="y", length=0)
@@ -252,27 +257,27 @@ def broken_by(document: Document) -> Figure | None:
     return figure
 
 
-def autoattack(document: Document) -> dict | None:
+def autoattack(document: Evaluation) -> AttackConfig | None:
     """Settings of the first suite of attacks, if there is one."""
-    return next((a for a in document["attacks"] if a.get("method") == "autoattack"), None)
+    return next((a for a in document.attacks if a.method == "autoattack"), None)
 
 
-def suite_parts(document: Document, suite: dict) -> list[str]:
+def suite_parts(document: Evaluation, suite: AttackConfig) -> list[str]:
     """The suite's attacks in their order, then any others that broke an image."""
-    parts = [part.name for part in AttackConfig(**suite).components]
-    for model in document["models"]:
-        parts += [part for part in model["broken_by"][suite["name"]] if part not in parts]
+    parts = [part.name for part in suite.components]
+    for model in document.models:
+        parts += [part for part in model.broken_by[suite.name] if part not in parts]
     return parts
 
 
-def fates(model: dict, attack: str, parts: list[str]) -> list[int]:
+def fates(model: Model, attack: str, parts: list[str]) -> list[int]:
     """Counts that sum to the model's images: wrong when clean, broken by each part, standing."""
-    broken = [model["broken_by"][attack].get(part, 0) for part in parts]
-    standing = model["standing"][attack]
-    return [model["examples"] - sum(broken) - standing, *broken, standing]
+    broken = [model.broken_by[attack].get(part, 0) for part in parts]
+    standing = model.standing[attack]
+    return [model.examples - sum(broken) - standing, *broken, standing]
 
 
-FIGURES: dict[str, Callable[[Document], Figure | None]] = {
+FIGURES: dict[str, Callable[[Evaluation], Figure | None]] = {
     "broken_by": broken_by,
     "accuracy_per_eps": accuracy_per_eps,
     "accuracy_per_steps": accuracy_per_steps,
@@ -280,7 +285,7 @@ FIGURES: dict[str, Callable[[Document], Figure | None]] = {
 }
 
 
-def save_figures(document: Document, folder: str | os.PathLike) -> dict[str, Path]:
+def save_figures(document: Evaluation, folder: str | os.PathLike) -> dict[str, Path]:
     """Writes ``<folder>/<name>.png`` for every figure that has data, and removes the others.
 
     Returns:
