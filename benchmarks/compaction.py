@@ -42,6 +42,7 @@ from tf_lottery.export.exporting import (
     TEST_IMAGES,
     ExportConfig,
     Images,
+    Measurable,
     measured,
     representative_images,
 )
@@ -52,6 +53,7 @@ from tf_lottery.machine import machine
 from tf_lottery.models import build_model, forward_flops
 from tf_lottery.options.settings import LotteryConfig, TrainConfig, attack_from_name, settings
 from tf_lottery.pruning.masks import MaskedNetwork, wrap
+from tf_lottery.report.json_document import plain
 from tf_lottery.terminal import silent_stderr
 from tf_lottery.tickets import NetworkSpec
 from tf_lottery.training.run import make_optimizer, make_training_model, train
@@ -259,18 +261,17 @@ def export_rows(label: str, sparsity: float, masked: MaskedNetwork, data: ImageD
         rows = []
         for word, made in (("", network), ("compacted, ", compaction.network)):
             path = export_saved_model(made, directory / f"saved{len(rows)}")
-            rows.append(
-                ({"label": f"{word}SavedModel", "format": "saved_model"}, SavedModelArtefact(path))
-            )
+            artefact = SavedModelArtefact(path)
+            rows.append(Measurable(f"{word}SavedModel", "saved_model", artefact))
         for word, made in (("", network), ("compacted, ", compaction.network)):
             for chosen in TFLITE_FORMATS.values():
                 path = directory / f"{len(rows)}.tflite"
                 path.write_bytes(convert(made, chosen, pixels))
-                described = {"label": f"{word}{chosen.label}", "format": chosen.name}
-                rows.append((described, TFLiteArtefact(path, cores())))
+                artefact = TFLiteArtefact(path, cores())
+                rows.append(Measurable(f"{word}{chosen.label}", chosen.name, artefact))
         for name, path in tfmot_files(masked, directory):
-            rows.append(({"label": name, "format": "tflite"}, TFLiteArtefact(path, cores())))
-        found = measured(rows, network.input_shape[1:], Images(shown), config)
+            rows.append(Measurable(name, "tflite", TFLiteArtefact(path, cores())))
+        found = plain(measured(rows, network.input_shape[1:], Images(shown), config))
     for row in found["rows"]:
         print(f"  {row}", flush=True)
     return {

@@ -171,8 +171,8 @@ def _export(command: Command) -> int:
         raise UsageError.bad_value("export_dir", str(target), "a new or empty directory")
     _start_tensorflow(command.verbose)
     from tf_lottery.evaluation.loading import load_model, sparsity
-    from tf_lottery.export.exporting import DOCUMENT, ExportConfig, export_model, find_images
-    from tf_lottery.report.exported import export_table
+    from tf_lottery.export.exporting import ExportConfig, export_model, find_images
+    from tf_lottery.report.exported import EXPORT, export_table
 
     loaded = load_model(path)
     if loaded.network is None:
@@ -194,10 +194,10 @@ def _export(command: Command) -> int:
     print()
     print(export_table(document))
     print()
-    for row in document["rows"]:
-        if row["file"]:
-            print(f"{row['label']:<22}  {target / row['file']}")
-    print(f"{'these numbers':<22}  {target / DOCUMENT}")
+    for row in document.rows:
+        if row.file:
+            print(f"{row.label:<22}  {target / row.file}")
+    print(f"{'these numbers':<22}  {target / EXPORT}")
     return 0
 
 

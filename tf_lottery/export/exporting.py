@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 import tf_lottery
@@ -38,10 +39,20 @@ from tf_lottery.options.settings import (
     AttackConfig,
     DataConfig,
     derive_seed,
-    settings,
 )
+from tf_lottery.report import exported
+from tf_lottery.report.document import Machine
+from tf_lottery.report.exported import (
+    EXPORT,
+    Accuracy,
+    Exported,
+    File,
+    Latency,
+    Measured,
+    Timing,
+)
+from tf_lottery.report.json_document import plain, write_document
 
-DOCUMENT = "export.json"
 BATCHES = (1, 64)
 TEST_IMAGES = 1000  # of a data set's test split, unless told otherwise
 REPRESENTATIVE = 200  # training images whose activations set the ranges of int8
@@ -147,7 +158,7 @@ def export_model(
     *,
     command: Sequence[str] = (),
     announce: Callable[[str], None] = print,
-) -> dict:
+) -> Exported:
     """Writes the files into ``target``, and ``export.json`` with what was measured on them.
 
     Args:
@@ -185,13 +196,13 @@ def export_model(
         announce(f"converting: {one.label}")
         contents[one] = convert(network, one, pixels, config.verbose)
     names = images.data.class_names if images.data is not None else ()
-    metadata = {**(loaded.metadata or {}), "compaction": _compaction(whole, compaction)}
-    rows: list[tuple[dict, Artefact]] = []
+    cut = _cut(whole, compaction)
+    metadata = {**(loaded.metadata or {}), "compaction": plain(cut)}
+    found: list[Measurable] = []
 
-    def row(label: str, kind: str, artefact: Artefact, kept: bool, compacted: bool) -> None:
+    def add(label: str, kind: str, artefact: Artefact, kept: bool, compacted: bool) -> None:
         file = artefact.path.relative_to(target).as_posix() if kept else None
-        described = {"label": label, "format": kind, "file": file, "compacted": compacted}
-        rows.append((described, artefact))
+        found.append(Measurable(label, kind, artefact, file, compacted))
 
     if "saved_model" in formats:
         export_saved_model(network, target, names, metadata)
@@ -201,41 +212,43 @@ def export_model(
     with tempfile.TemporaryDirectory() as scratch:
         if config.compact or "saved_model" not in formats:
             before = export_saved_model(whole, Path(scratch) / "before", names, metadata)
-            row("before: SavedModel", "saved_model", SavedModelArtefact(before), False, False)
+            add("before: SavedModel", "saved_model", SavedModelArtefact(before), False, False)
         if "saved_model" in formats:
             made = SavedModelArtefact(target)
-            row("SavedModel", "saved_model", made, True, config.compact)
+            add("SavedModel", "saved_model", made, True, config.compact)
         for one in wanted:
             file = TFLiteArtefact(target / one.file, cores(), config.verbose)
-            row(one.label, one.name, file, True, config.compact)
-        document = {
-            "format": 1,
-            "kind": "export",
-            "package_version": tf_lottery.__version__,
-            "command": list(command),
-            "model": loaded.what,
-            "machine": machine(),
-            "compaction": metadata["compaction"],
-            **measured(rows, whole.input_shape[1:], images, config, announce),
-        }
-    files.write_json(target / DOCUMENT, document)
+            add(one.label, one.name, file, True, config.compact)
+        results = measured(found, whole.input_shape[1:], images, config, announce)
+        document = Exported(
+            format=1,
+            kind="export",
+            package_version=tf_lottery.__version__,
+            command=list(command),
+            model=loaded.what,
+            machine=Machine(**machine()),
+            compaction=cut,
+            **msgspec.structs.asdict(results),
+        )
+    write_document(target / EXPORT, document)
     return document
 
 
-def _compaction(whole: keras.Model, compaction: Compaction | None) -> dict | None:
+def _cut(whole: keras.Model, compaction: Compaction | None) -> exported.Compaction | None:
     """What was cut out, for the record."""
     if compaction is None:
         return None
-    return {
-        "removed": compaction.removed,
-        "channels": sum(before for before, _ in compaction.widths.values()),
-        "flops": [sum(forward_flops(network).values()) for network in (whole, compaction.network)],
-        "kept": {
+    before, after = (sum(forward_flops(each).values()) for each in (whole, compaction.network))
+    return exported.Compaction(
+        removed=compaction.removed,
+        channels=sum(before for before, _ in compaction.widths.values()),
+        flops=(before, after),
+        kept={
             layer: compaction.kept[layer][1].tolist()
             for layer, (before, after) in compaction.widths.items()
             if after < before
         },
-    }
+    )
 
 
 def representative_images(data: ImageData, seed: int) -> np.ndarray:
@@ -248,105 +261,122 @@ def representative_images(data: ImageData, seed: int) -> np.ndarray:
 # Measuring ---------------------------------------------------------------------------
 
 
+class Measurable(NamedTuple):
+    """A file to measure; for ``file`` and ``compacted`` see ``report.exported.File``."""
+
+    label: str
+    format: str
+    artefact: Artefact
+    file: str | None = None
+    compacted: bool = False
+
+
 def measured(
-    rows: Sequence[tuple[dict, Artefact]],
+    files: Sequence[Measurable],
     shape: Sequence[int],
     images: Images,
     config: ExportConfig,
     announce: Callable[[str], None] = lambda line: None,
-) -> dict:
-    """What ``export.json`` says about files.
+) -> Measured:
+    """What ``export.json`` says about files, in their order.
 
     Args:
-      rows: what is known of each already, ``label`` and ``format`` at least, and the file. Among
-        them a SavedModel, on whose last one the TFLite files' adversarial examples are made.
+      files: with distinct labels. Among them a SavedModel, on whose last one the TFLite files'
+        adversarial examples are made.
       shape: (height, width, channels) of an image.
       images: to measure accuracy on.
       config: attack and seed.
       announce: told of each step.
-
-    Returns:
-      ``rows``, in order, with what was measured added; ``timing``, ``accuracy``,
-      ``not_measured``.
     """
-    artefacts = {row["label"]: artefact for row, artefact in rows}
-    result: list[dict] = [dict(row) for row, _ in rows]
-    for row in result:
-        artefact = artefacts[row["label"]]
-        row["weights"], row["nonzero_weights"] = artefact.counts()
-        row["bytes"], row["gzip_bytes"] = artefact.sizes()
     announce("timing, all files in turns")
-    rounds = _timed(result, artefacts, shape)
-    accuracy = None
+    latency, rounds = _timed(files, shape)
+    accuracy, judged = None, {}
     if images.data is not None and not images.missing:
+        data = images.data
         with full_float32():
-            accuracy = _judged(result, artefacts, images.data, config, announce)
-    return {
-        "rows": result,
-        "timing": {"batches": list(BATCHES), "rounds": rounds, "threads": cores()},
-        "accuracy": accuracy,
-        "not_measured": images.missing or None,
-    }
+            judged = _judged(files, data, config, announce)
+        accuracy = Accuracy(
+            dataset=data.name,
+            digest=data.digest,
+            examples=len(data.test_labels),
+            attack=config.attack,
+        )
+    rows = []
+    for one in files:
+        counts, sizes = one.artefact.counts(), one.artefact.sizes()
+        rows.append(
+            File(
+                label=one.label,
+                format=one.format,
+                file=one.file,
+                compacted=one.compacted,
+                weights=counts[0],
+                nonzero_weights=counts[1],
+                bytes=sizes[0],
+                gzip_bytes=sizes[1],
+                latency_ms=latency[one.label],
+                **judged.get(one.label, {}),
+            )
+        )
+    timing = Timing(batches=list(BATCHES), rounds=rounds, threads=cores())
+    missing = images.missing or None
+    return Measured(rows=rows, timing=timing, accuracy=accuracy, not_measured=missing)
 
 
-def _timed(rows: Sequence[dict], artefacts: Mapping[str, Artefact], shape: Any) -> int:
-    """Adds ``latency_ms`` to the rows; returns how often each was run."""
+def _timed(
+    files: Sequence[Measurable], shape: Sequence[int]
+) -> tuple[dict[str, dict[str, Latency]], int]:
+    """``latency_ms`` by label, and how often each was run."""
     random = np.random.default_rng(0)
     calls = {}
     for batch in BATCHES:
         given = random.random((batch, *shape), np.float32)
-        for row in rows:
-            run = artefacts[row["label"]].runner(batch)
-            calls[row["label"], batch] = lambda run=run, given=given: run(given)
+        for one in files:
+            run = one.artefact.runner(batch)
+            calls[one.label, batch] = lambda run=run, given=given: run(given)
     found = interleaved(calls)
-    for row in rows:
-        row["latency_ms"] = {
-            str(batch): {
-                part: 1000 * getattr(found[row["label"], batch], part)
-                for part in ("median", "low", "high")
-            }
-            for batch in BATCHES
-        }
-    return next(iter(found.values())).rounds
+    latency: dict[str, dict[str, Latency]] = {one.label: {} for one in files}
+    for (label, batch), seconds in found.items():
+        latency[label][str(batch)] = Latency(
+            median=1000 * seconds.median, low=1000 * seconds.low, high=1000 * seconds.high
+        )
+    return latency, next(iter(found.values())).rounds
 
 
 def _judged(
-    rows: Sequence[dict],
-    artefacts: Mapping[str, Artefact],
+    files: Sequence[Measurable],
     data: ImageData,
     config: ExportConfig,
     announce: Callable[[str], None],
-) -> dict:
-    """Adds ``natural``, ``robust`` and ``crafted_on`` to the rows."""
+) -> dict[str, dict[str, Any]]:
+    """``natural``, ``robust`` and ``crafted_on`` by label."""
     x, y = data.test_images, data.test_labels
     crafted: dict[str, np.ndarray] = {}
-    for row in rows:
-        if row["format"] == "saved_model":
-            announce(f"{config.attack.name} on {row['label']}, {len(y):,} images")
-            artefact = artefacts[row["label"]]
-            assert isinstance(artefact, SavedModelArtefact)
-            crafted[row["label"]] = _crafted(artefact, x, y, config)
+    for one in files:
+        if one.format == "saved_model":
+            announce(f"{config.attack.name} on {one.label}, {len(y):,} images")
+            assert isinstance(one.artefact, SavedModelArtefact)
+            crafted[one.label] = _crafted(one.artefact, x, y, config)
     # A TFLite file has no gradient: it gets what was crafted on its float twin.
     twin = list(crafted)[-1]
-    for row in rows:
-        artefact = artefacts[row["label"]]
-        row["crafted_on"] = row["label"] if row["label"] in crafted else twin
-        clean = predictions(artefact, x)
+    found = {}
+    for one in files:
+        seen = one.label if one.label in crafted else twin
+        clean = predictions(one.artefact, x)
         lost = float((clean < 0).mean())
         if lost:
             announce(
-                f"warning: {row['label']} gives NaN for {lost:.1%} of the test images: do not use "
+                f"warning: {one.label} gives NaN for {lost:.1%} of the test images: do not use "
                 "it; among TensorFlow Lite's sparse formats float32 and int8 do not"
             )
         right = clean == y
-        survived = right & (predictions(artefact, crafted[row["crafted_on"]]) == y)
-        row["natural"], row["robust"] = float(right.mean()), float(survived.mean())
-    return {
-        "dataset": data.name,
-        "digest": data.digest,
-        "examples": len(y),
-        "attack": settings(config.attack),
-    }
+        survived = right & (predictions(one.artefact, crafted[seen]) == y)
+        found[one.label] = {
+            "natural": float(right.mean()),
+            "robust": float(survived.mean()),
+            "crafted_on": seen,
+        }
+    return found
 
 
 def _crafted(
