@@ -1,7 +1,6 @@
-"""An attack in words, and one model's accuracies for a terminal."""
+"""An attack in words."""
 
 import json
-import re
 
 import pytest
 
@@ -9,8 +8,7 @@ from tf_lottery.errors import StoreError
 from tf_lottery.options.attacks import METHODS, NORMS, AttackConfig, attack_from_name
 from tf_lottery.options.settings import settings
 from tf_lottery.report import read_results, write_report, write_results
-from tf_lottery.report.text import accuracy_table, attack_problem, attack_words
-from tf_lottery.statistics import wilson
+from tf_lottery.report.text import attack_problem, attack_words
 
 NAMES = (
     "fgsm", "pgd20", "cw", "mim", "noise", "apgd_ce", "apgd_dlr", "apgd_t", "fab", "fab_t",
@@ -100,25 +98,6 @@ def test_good_attacks_have_no_problem():
     assert [attack_problem(settings(attack_from_name(name, 0.5, norm="l2"))) for name in NAMES] == [
         ""
     ] * len(NAMES)
-
-
-def test_table_of_one_model_is_aligned():
-    attacks = [attack_from_name(name, 0.5, norm="l2") for name in ("fgsm", "square", "autoattack")]
-    lines = accuracy_table(
-        1.0, {"fgsm": 0.5, "square": 0.42, "autoattack": 0.0}, 250, attacks
-    ).splitlines()
-    assert max(map(len, lines)) <= 100
-    starts = [line for line in lines if not line.startswith(" ")]
-    assert [line.split()[0] for line in starts] == ["natural", "fgsm", "square", "autoattack"]
-    for line, share in zip(starts, (1.0, 0.5, 0.42, 0.0), strict=True):
-        low, high = wilson(share, 250)
-        assert f"{share:.1%}  [{low:.1%}, {high:.1%}]" in line
-    columns = {re.search(r"\]\s+", line).end() for line in starts}
-    assert len(columns) == 1
-    assert len({line.index("%") for line in starts}) == 1
-    # What goes on below begins where the words do.
-    (below,) = {len(line) - len(line.lstrip()) for line in lines if line.startswith(" ")}
-    assert {below} == columns
 
 
 def _attacked(document, *attacks):

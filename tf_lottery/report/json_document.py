@@ -156,7 +156,7 @@ def _checked(content: Any, kind: type[D]) -> D:
     try:
         document = msgspec.convert(content, kind)
     except LotteryError as error:  # of a settings dataclass
-        raise ValueError(f"unknown settings: {str(error).removeprefix('--')}") from error
+        raise ValueError(f"impossible settings: {str(error).removeprefix('--')}") from error
     for problem in document.problems():
         raise ValueError(problem)
     return document

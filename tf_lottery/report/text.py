@@ -1,16 +1,15 @@
-"""Plain text: an attack in one phrase, one model's accuracies, one ticket's story."""
+"""Plain text: an attack in one phrase, aligned columns, one ticket's story."""
 
 from __future__ import annotations
 
 import dataclasses
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from tf_lottery.errors import UsageError
 from tf_lottery.options.attacks import AttackConfig
 from tf_lottery.report import formats
-from tf_lottery.statistics import wilson
 
 COLUMNS = 100  # of the terminal text, where the content lets it
 _LOSSES = {
@@ -94,42 +93,37 @@ def _search_words(attack: AttackConfig) -> str:
     return f"{count} of {size} {loss}"
 
 
-def accuracy_table(
-    natural: float, robust: Mapping[str, float], examples: int, attacks: Sequence[AttackConfig]
-) -> str:
-    """Accuracies in percent with 95 % Wilson intervals, one attack a paragraph.
+def aligned(
+    lines: Sequence[Sequence[str]],
+    words: Collection[int] = (0,),
+    rule: bool = True,
+    gap: str = "  ",
+) -> list[str]:
+    """Rows of cells as text.
 
     Args:
-      natural: fraction of 1.
-      robust: fractions by attack name.
-      examples: number of images they are means over.
-      attacks: what the names stand for.
+      lines: as many cells each.
+      words: columns set to the left; the others to the right.
+      rule: below the first line.
+      gap: between columns.
     """
-    rows = [("natural", natural, "clean images")]
-    rows += [(attack.name, robust[attack.name], attack_words(attack)) for attack in attacks]
-    width = max(len(name) for name, _, _ in rows)
-    lines = []
-    for name, share, what in rows:
-        low, high = wilson(share, examples)
-        interval = f"[{low:.1%}, {high:.1%}]"
-        start = f"{name:<{width}}  {share:>6.1%}  {interval:<15}  "
-        lines.append(hanging(what, start))
-    return "\n".join(lines)
-
-
-def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as text, a rule below the first; the first column to the left, the others
-    to the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
+        gap.join(
+            cell.ljust(width) if i in words else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
     ]
-    text.insert(1, "  ".join("-" * width for width in widths))
+    if rule:
+        text.insert(1, gap.join("-" * width for width in widths))
     return text
+
+
+def printable(text: object) -> str:
+    """One line without control characters, which a terminal would obey."""
+    line = " ".join(str(text).split())
+    return "".join(letter if letter.isprintable() else "?" for letter in line)
 
 
 def hanging(text: str, start: str, indent: int | None = None) -> str:
