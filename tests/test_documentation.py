@@ -9,10 +9,10 @@ import tf_lottery
 from tf_lottery.report.figures.pictures import read_pictures
 from tf_lottery.report.pages import render
 from tf_lottery.report.results import EXPERIMENT, PICTURES, RESULTS, find_results, read_results
-from tf_lottery.report.study import page
 from tf_lottery.report.robustness import EVALUATION, read_evaluation
 from tf_lottery.report.robustness.figures import FIGURES
 from tf_lottery.report.robustness.report import page as evaluation_page
+from tf_lottery.report.study import page
 
 DOCS = Path(tf_lottery.__file__).parents[1] / "docs"
 

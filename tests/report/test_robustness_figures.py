@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from tf_lottery.report.figures import png
+from tf_lottery.report.figures.saving import png
 from tf_lottery.report.robustness import figures
 from tf_lottery.report.robustness.captions import captions
 from tf_lottery.report.style import readable, series

@@ -4,7 +4,6 @@ import sys
 
 import pytest
 from pages import Page
-from tf_lottery.report.report import escape_markdown, norms, typeset
 
 from tf_lottery.errors import StoreError
 from tf_lottery.report.formats import interval, percent, point_interval, points

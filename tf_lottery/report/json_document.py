@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, overload
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 import numpy as np
@@ -56,11 +56,7 @@ class Document(msgspec.Struct, kw_only=True):
 D = TypeVar("D", bound=Document)
 
 
-@overload
-def write_document(path: str | os.PathLike, document: Document) -> Path: ...
-@overload
-def write_document(path: str | os.PathLike, document: dict, belongs_in: str) -> Path: ...
-def write_document(path, document, belongs_in=""):
+def write_document(path: str | os.PathLike, document: Document) -> Path:
     """Writes ``document`` atomically, fields in their order, NumPy values as plain ones.
 
     Last comes its own digest, by which ``read_document`` knows whether it was changed.
@@ -71,30 +67,23 @@ def write_document(path, document, belongs_in=""):
       TypeError: a value is neither JSON nor of NumPy.
     """
     content = json.loads(_text(plain(document)))
-    if isinstance(document, Document):
-        try:
-            _checked(content, type(document))
-        except ValueError as error:
-            raise ValueError(f"not {document.WHAT}: {one_line(error)}") from error
-        content = document.to_file(content)
+    try:
+        _checked(content, type(document))
+    except ValueError as error:
+        raise ValueError(f"not {document.WHAT}: {one_line(error)}") from error
+    content = document.to_file(content)
     content.pop(DIGEST, None)
     content[DIGEST] = document_digest(content)
     return write_atomically(path, _text(content) + "\n")
 
 
-@overload
 def read_document(
     path: str | os.PathLike,
     left_by: str,
     kind: type[D],
     number: int,
     upgrade: Callable[[dict], dict | None] | None = None,
-) -> D: ...
-@overload
-def read_document(
-    path: str | os.PathLike, left_by: str, kind: int, number: Callable, upgrade: Callable
-) -> dict: ...
-def read_document(path, left_by, kind, number, upgrade=None):
+) -> D:
     """The checked document at ``path``.
 
     Args:
@@ -110,8 +99,6 @@ def read_document(path, left_by, kind, number, upgrade=None):
         written, incomplete or contradictory. One line.
     """
     path = Path(path)
-    if isinstance(kind, int):
-        return _read_untyped(path, left_by, kind, number, upgrade)
     content = _read_json(path, left_by)
     if not isinstance(content, dict) or "format" not in content or kind.SIGN not in content:
         raise StoreError(f"{path}: not {kind.WHAT} (no format number or no {kind.SIGN})")
@@ -209,25 +196,3 @@ def one_line(value: object) -> str:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
-
-
-# Documents that are dictionaries still. ------------------------------------------------
-
-
-def _read_untyped(path, left_by, number, strange, problem) -> dict:
-    document = _read_json(path, left_by)
-    wrong = strange(document)
-    if wrong:
-        raise StoreError(f"{path}: {wrong}")
-    _check_format(path, document["format"], number)
-    document = _unchanged(path, document)
-    wrong = problem(document)
-    if wrong:
-        raise StoreError(f"{path}: {wrong}")
-    return document
-
-
-def ordered(part: dict, keys) -> dict:
-    """``part`` with the known keys first, in their order, and the others sorted."""
-    known = {key: part[key] for key in keys if key in part}
-    return known | {key: part[key] for key in sorted(set(part) - set(known))}

@@ -7,7 +7,7 @@ from tf_lottery.report.limits import unmeasured
 from tf_lottery.report.measures import Measure
 from tf_lottery.report.results import Arm, Results
 from tf_lottery.report.style import short
-from tf_lottery.report.text import aligned, hanging, line
+from tf_lottery.report.text import aligned, hanging, printable
 from tf_lottery.report.verdicts import count, tally, verdicts
 
 _NAME = 36  # characters of an arm's name
@@ -19,11 +19,11 @@ def summary(document: Results) -> str:
     if document.is_of_the_paper:
         about = document.study
         parts = [
-            hanging(line(f"{about.source}: {about.title}"), "", 0),
-            hanging(line(about.scale or "at the paper's own scale"), "scale: ", 7),
+            hanging(printable(f"{about.source}: {about.title}"), "", 0),
+            hanging(printable(about.scale or "at the paper's own scale"), "scale: ", 7),
         ]
         blocks.insert(0, "\n".join(parts))
-    blocks += [hanging(line(text), "note: ", 6) for text in unmeasured(document)]
+    blocks += [hanging(printable(text), "note: ", 6) for text in unmeasured(document)]
     return "\n\n".join(block for block in blocks if block)
 
 
@@ -32,7 +32,7 @@ def _arms(document: Results) -> str:
     rows = [["model", *(head for head, _ in columns)]]
     for arm in document.arms:
         shown = [_cell(document, arm, wanted) for _, wanted in columns]
-        rows.append([short(line(arm.name), _NAME), *shown])
+        rows.append([short(printable(arm.name), _NAME), *shown])
     return "\n".join([*aligned(rows), _reading(document)])
 
 
@@ -87,5 +87,5 @@ def _claims(document: Results) -> str:
     rows = [tally(found)]
     for verdict in found:
         number = f" ({verdict.found})" if verdict.found else ""
-        rows.append(hanging(line(f"{verdict.claim}{number}"), f"{verdict.outcome:<{width}}  "))
+        rows.append(hanging(printable(f"{verdict.claim}{number}"), f"{verdict.outcome:<{width}}  "))
     return "\n".join(rows)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from tf_lottery.errors import UsageError
 from tf_lottery.options.attacks import AttackConfig
 from tf_lottery.report import formats
 
@@ -19,17 +17,13 @@ _LOSSES = {
 }
 
 
-def attack_words(attack: AttackConfig | Mapping[str, Any]) -> str:
+def attack_words(attack: AttackConfig) -> str:
     """One phrase for an attack, without its name.
-
-    Args:
-      attack: an ``AttackConfig`` or its settings, where what is left out has its default.
 
     Example:
       >>> attack_words(AttackConfig("pgd20", steps=20, random_start=True))
       '20 steps of 2/255 on the cross-entropy, l_inf radius 8/255, from a random start'
     """
-    attack = attack if isinstance(attack, AttackConfig) else AttackConfig(**attack)
     # FAB begins at the clean image whatever is set, the queries of Square with stripes.
     started = attack.method in ("pgd", "mim", "apgd")
     start = "from a random start" if attack.random_start else "from the clean image"
@@ -45,23 +39,6 @@ def attack_words(attack: AttackConfig | Mapping[str, Any]) -> str:
 def norm_word(norm: str) -> str:
     """``linf`` -> ``l_inf``, ``l2`` -> ``l_2``."""
     return {"linf": "l_inf", "l2": "l_2"}[norm]
-
-
-def attack_problem(attack: Any) -> str:
-    """Why ``attack`` is not the settings of an attack, in one line; empty when it is."""
-    if not isinstance(attack, dict):
-        return "not the settings of an attack"
-    known = {field.name for field in dataclasses.fields(AttackConfig)}
-    unknown = [key for key in attack if key not in known]
-    if unknown:
-        return f"unknown setting {unknown[0]!r}"
-    try:
-        AttackConfig(**attack)
-    except UsageError as error:
-        return str(error).removeprefix("--")
-    except TypeError as error:
-        return f"not in the expected form ({error})"
-    return ""
 
 
 def _search_words(attack: AttackConfig) -> str:
@@ -182,12 +159,6 @@ def _tree(value: Mapping[str, Any], prefix: str = "") -> list[str]:
             shown = ", ".join(map(str, item)) if isinstance(item, list) else item
             lines.append(f"{prefix}{key} = {shown}")
     return lines
-
-
-def line(text: object) -> str:
-    """One line without control characters, which a terminal would obey."""
-    found = " ".join(str(text).split())
-    return "".join(letter if letter.isprintable() else "?" for letter in found)
 
 
 def listed(names: Sequence[str]) -> str:

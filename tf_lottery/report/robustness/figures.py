@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from tf_lottery.options.attacks import AttackConfig
 from tf_lottery.report import formats
-from tf_lottery.report.figures import save
+from tf_lottery.report.figures.heat_map import heat_map
+from tf_lottery.report.figures.saving import save
 from tf_lottery.report.robustness.document import Curve, Evaluation, Model
 from tf_lottery.report.style import (
     WIDTH,
@@ -144,65 +142,11 @@ def _apart(ax: Axes, values: list[float]) -> list[float]:
 
 
 def transfer(document: Evaluation) -> Figure | None:
-    """See ``heat_map``."""
+    """See ``figures.heat_map``."""
     found = document.transfer
     if found is None or len(found.models) < 2:
         return None
     return heat_map(found.models, np.array(found.accuracy))
-
-
-@styled
-def heat_map(models: Sequence[str], accuracy: np.ndarray) -> Figure:
-    """Accuracy (models, models), shares, of the column's model on images crafted on the row's."""
-    shares = 100 * accuracy
-    count = len(shares)
-    names = [short(name, 24) for name in models]
-    cell = min(1.7, (WIDTH - 3.6) / count)  # inches
-    figure = Figure(
-        figsize=(WIDTH, 1.0 + count * min(cell, 0.55)),
-        layout=ConstrainedLayoutEngine(rect=_middle((3.6 + count * cell) / WIDTH)),
-    )
-    ax = figure.subplots()
-    colors = mpl.colormaps["cividis"]  # perceptually uniform, for the colour-blind too
-    image = ax.imshow(shares, cmap=colors, vmin=0, vmax=100, aspect="auto")
-    for row, column in np.ndindex(shares.shape):
-        ax.text(
-            column,
-            row,
-            f"{shares[row, column]:.1f}",
-            ha="center",
-            va="center",
-            fontsize=10 if count <= 7 else 8.5,
-            fontweight="bold" if row == column else "normal",
-            color=readable(colors(shares[row, column] / 100)),
-        )
-        if row == column:
-            # Two frames, of which one shows on any shade.
-            for color, width in (("white", 4.5), ("black", 2.0)):
-                ax.add_patch(
-                    Rectangle((row - 0.47, row - 0.47), 0.94, 0.94, fill=False, ec=color, lw=width)
-                )
-    sides = names
-    if max(map(len, names)) * 0.09 > cell:
-        # Numbers below the columns, which the rows spell out.
-        names = [str(i + 1) for i in range(count)]
-        sides = [f"{name}   {number}" for name, number in zip(sides, names, strict=True)]
-    ax.set_xticks(np.arange(count), names)
-    ax.set_yticks(np.arange(count), sides)
-    ax.tick_params(length=0)
-    ax.grid(visible=False)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
-    ax.set(xlabel="classified by", ylabel="crafted on")
-    bar = figure.colorbar(image, ax=ax, fraction=0.05, pad=0.03)
-    bar.set_label("accuracy (%)")
-    bar.outline.set_visible(False)
-    return figure
-
-
-def _middle(share: float) -> tuple[float, float, float, float]:
-    """(left, bottom, width, height) of the middle of a figure, so that all are equally wide."""
-    return (1 - min(share, 1)) / 2, 0, min(share, 1), 1
 
 
 @styled
