@@ -146,7 +146,7 @@ def basis_words(found: Estimate) -> str:
     return {
         "seeds": seeds,
         "images": f"{seeds}, interval over the images only",
-        "pairs": f"{seeds}, interval over the images only, one by one",
+        "pairs": f"{seeds}, interval over the images, one by one",
         "identical": f"{seeds} with identical values, interval over the images only",
         "counted": "counted, the same for any seed",
         "none": f"{seeds}, no interval",
