@@ -2,7 +2,8 @@
 
 import pytest
 
-from tf_lottery.options.attacks import METHODS, NORMS, AttackConfig, attack_from_name
+from tf_lottery.options.attacks import NORMS, AttackConfig, attack_from_name
+from tf_lottery.options.registries import METHODS
 from tf_lottery.report.text import attack_words
 
 NAMES = (

@@ -56,29 +56,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tf_lottery.attacks.apgd import AutoProjectedGradient
-from tf_lottery.attacks.carlini_wagner import CarliniWagnerL2
-from tf_lottery.attacks.fab import FastAdaptiveBoundary
 from tf_lottery.attacks.losses import margin
 from tf_lottery.attacks.norms import length
 from tf_lottery.attacks.pgd import ProjectedGradient
 from tf_lottery.attacks.procedure import Procedure, as_attack, better, checked, is_wrong
-from tf_lottery.attacks.search import Noise, Square
 from tf_lottery.keras import tf
+from tf_lottery.options.registries import METHODS
 from tf_lottery.options.settings import AttackConfig, attack_from_name
 from tf_lottery.types import Attack
 
 __all__ = ["Procedure", "length", "make_attack", "make_procedure"]
-
-_PROCEDURES: dict[str, type[Procedure]] = {
-    "pgd": ProjectedGradient,
-    "mim": ProjectedGradient,
-    "apgd": AutoProjectedGradient,
-    "fab": FastAdaptiveBoundary,
-    "square": Square,
-    "cw_l2": CarliniWagnerL2,
-    "noise": Noise,
-}
 
 
 def make_attack(
@@ -135,7 +122,7 @@ def make_procedure(attack: AttackConfig, stop_when_broken: bool = True) -> Proce
       attack: settings of a single attack, no suite.
       stop_when_broken: an example's search may end with its first misclassification.
     """
-    return _PROCEDURES[attack.method](attack, stop_when_broken)
+    return METHODS.find("attacks", attack.method)(attack, stop_when_broken)
 
 
 def _in_turn(attacks: list[Attack]) -> Attack:

@@ -12,9 +12,9 @@ from typing import Any
 from tf_lottery.errors import UsageError
 from tf_lottery.options.checks import at_least, positive, within
 from tf_lottery.options.option import Options, added, option
+from tf_lottery.options.registries import METHODS
 
 NORMS = ("linf", "l2")
-METHODS = ("pgd", "mim", "apgd", "fab", "square", "cw_l2", "noise", "autoattack")
 # dlr and logit_difference are of apgd; with targets, of one wrong class after the other.
 LOSSES = ("cross_entropy", "margin", "dlr")
 L2_EPS = 0.5  # usual for CIFAR-10 (RobustBench)
@@ -33,6 +33,7 @@ CW_L2_SEARCH = 9
 NAMES = (
     "fgsm", "pgd<N> such as pgd20", "cw", "cw<N>", "mim", "mim<N>", "noise", "noise<N>", "apgd_ce",
     "apgd_dlr", "apgd_t", "fab", "fab_t", "square", "square<N>", "cw_l2", "autoattack",
+    "package.module:Procedure",
 )  # fmt: skip
 
 # A radius on [0, 1] pixels.
@@ -58,7 +59,7 @@ class AttackConfig(Options):
       restarts: independent tries; the per-example worst is kept. At least 1.
       loss: ``cross_entropy``, ``margin`` (largest wrong logit minus true logit) or, for
         ``apgd``, ``dlr`` (difference of logits ratio).
-      method: one of ``METHODS``.
+      method: of ``registries.METHODS``.
       targets: 0, or how many wrong classes are aimed at, one after the other, the likeliest
         first (``apgd`` with ``dlr``, ``fab``); at most the wrong classes there are.
       decay: of ``mim``'s accumulated gradient.
@@ -130,7 +131,9 @@ def attack_from_name(
         queries (``square<N>``: N queries),
         ``autoattack``: ``apgd_ce``, ``apgd_t``, ``fab_t``, ``square``, each on what
         the ones before left standing,
-        ``cw_l2`` (smallest l_2 perturbation by Adam; Carlini & Wagner 2017).
+        ``cw_l2`` (smallest l_2 perturbation by Adam; Carlini & Wagner 2017),
+        ``package.module:Procedure``: an attack from elsewhere, with the settings of
+        ``pgd10``; see ``tf_lottery.attacks.procedure``.
       eps: radius on [0, 1] pixels.
       step_size: of PGD, C&W's margin loss and MIM; ``None`` means eps / 4 and, as in its
         paper, eps / N for MIM.
@@ -145,7 +148,7 @@ def attack_from_name(
     match = re.fullmatch(r"(pgd|cw|mim|noise|square)([1-9]\d{0,6})?", name)
     kind, count = (match[1], int(match[2] or 0)) if match else (name, 0)
     quarter = eps / 4 if step_size is None else step_size
-    pgd = {"step_size": quarter, "random_start": random_start, "restarts": restarts}
+    pgd: dict[str, Any] = {"step_size": quarter, "random_start": random_start, "restarts": restarts}
     apgd = {
         "steps": APGD_STEPS, "step_size": 2 * eps, "random_start": True, "restarts": restarts,
         "method": "apgd",
@@ -175,6 +178,9 @@ def attack_from_name(
         "autoattack": {"steps": 1, **draws, "method": "autoattack"},
         "cw_l2": {"steps": CW_L2_STEPS, "step_size": 0.01, "loss": "margin", "method": "cw_l2"},
     }  # fmt: skip
+    if ":" in name:
+        METHODS.check(flag, name)
+        return AttackConfig(name, norm, eps, method=name, **pgd)
     if kind not in known or name == "pgd":
         raise UsageError.unknown(flag, name, NAMES)
     if kind == "cw_l2" and norm != "l2":

@@ -1,4 +1,4 @@
-"""What ``--score``, ``--objective`` and ``--model`` may name, and where the functions are."""
+"""What ``--score``, ``--objective``, ``--model`` and ``--attacks`` may name, and where it is."""
 
 from __future__ import annotations
 
@@ -19,6 +19,20 @@ OBJECTIVES = Registry(
         "natural": "tf_lottery.objectives:natural",
         "fgsm": "tf_lottery.objectives:fgsm",
         "pgd": "tf_lottery.objectives:pgd",
+    },
+)
+# How an attack goes about it: classes of ``attacks.procedure.Procedure``.
+METHODS = Registry(
+    "an attack",
+    {
+        "pgd": "tf_lottery.attacks.pgd:ProjectedGradient",
+        "mim": "tf_lottery.attacks.pgd:ProjectedGradient",
+        "apgd": "tf_lottery.attacks.apgd:AutoProjectedGradient",
+        "fab": "tf_lottery.attacks.fab:FastAdaptiveBoundary",
+        "square": "tf_lottery.attacks.search:Square",
+        "cw_l2": "tf_lottery.attacks.carlini_wagner:CarliniWagnerL2",
+        "noise": "tf_lottery.attacks.search:Noise",
+        "autoattack": "tf_lottery.attacks:make_attack",  # a suite of the others
     },
 )
 # (layers, pixels, depth, width) -> features (batch, n) before the logits.

@@ -67,6 +67,8 @@ def _search_words(attack: AttackConfig) -> str:
         case "noise":
             points = f"{attack.steps:,} random points"
             return "a random point" if attack.steps == 1 else f"the worst of {points}"
+    if ":" in attack.method:  # from elsewhere: what it does with its settings is its own
+        return f"{count} of {attack.method}"
     return f"{count} of {size} {loss}"
 
 
