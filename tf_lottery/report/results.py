@@ -118,8 +118,8 @@ class Row(Struct, kw_only=True):
     search_seconds: Amount
     train_seconds: Amount
     total_over_dense: Amount | None
-    search_flops: Count
-    train_flops: Count
+    search_flops: Amount
+    train_flops: Amount
     total_flops_over_dense: Amount | None
     search_passes: Count | None = None
     train_passes: Count | None = None
@@ -172,7 +172,7 @@ class LedgerEntry(Struct):
     forward_passes: Count
     input_gradient_passes: Count
     weight_gradient_passes: Count
-    flops: Count
+    flops: Amount
     cached: bool
     seed: int | None = None
     collapsed_epochs: list[int] = field(default_factory=list)
