@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -163,7 +164,7 @@ def _read_json(path: Path, left_by: str) -> Any:
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(f"{path}: cannot be read ({one_line(error)})") from error
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        return json.loads(text, parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise StoreError(f"{path}: not JSON ({one_line(error)}); remove it") from error
 
@@ -196,3 +197,10 @@ def one_line(value: object) -> str:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{one_line(text)[:40]} is more than a number can be")
+    return number

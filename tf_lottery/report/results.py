@@ -12,12 +12,14 @@ are classified correctly when clean and under every attack; each is ``{"best": .
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from msgspec import Struct, field
+from msgspec.structs import fields
 
 from tf_lottery.options.attacks import AttackConfig
 from tf_lottery.report.asked import About, Claim, Figure
@@ -80,7 +82,7 @@ class Layer(Struct):
     """How many of a layer's weights are kept."""
 
     layer: str
-    weights: Count
+    weights: Positive
     kept: Count
 
 
@@ -137,7 +139,7 @@ class Transfer(Struct):
     """For each seed the accuracy of the column's arm on examples made on the row's."""
 
     attack: str
-    examples: Count
+    examples: Positive
     arms: list[str]
     matrices: list[list[list[Share]]]
     published: list[list[Share | None]] | None = None
@@ -262,6 +264,8 @@ class Results(Document):
         names = [arm.name for arm in self.arms]
         if not names or not self.seeds:
             yield "has no arms or no seeds"
+        if len(set(self.seeds)) != len(self.seeds):
+            yield f"seeds: {self.seeds} has one twice"
         yield from _repeated("attacks", self.attack_names)
         yield from (f"an attack is called {n!r}" for n in self.attack_names if n in _TAKEN)
         yield from _repeated("arms", names)
@@ -281,11 +285,14 @@ class Results(Document):
             seeds = [row.seed for row in self.runs(arm.name)]
             if seeds != self.seeds:
                 yield f"{where} has rows of the seeds {seeds}, not of {self.seeds}"
+            if any((row.kind, row.model) != (arm.kind, arm.model) for row in self.runs(arm.name)):
+                yield f"{where}: a row is of another kind or model"
         wanted = ["natural", *self.attack_names, *([WORST] if self.attacks else [])]
         for row in self.rows:
             yield from _row_problems(f"row {row.name!r}, seed {row.seed}", row, wanted)
         for claim in self.claims:
             yield from _claim_problems(f"claim {claim.id!r}", claim, names)
+            yield from _pair_problems(f"claim {claim.id!r}: pairs", claim, self)
         for figure in self.figures:
             yield from _figure_problems(f"figure {figure.name!r}", figure, names)
         if self.transfer is not None:
@@ -315,7 +322,7 @@ class Results(Document):
 
 
 _EARLY = ("name", "kind", "model", "dataset", "seed", "density", "test_examples")
-_TAKEN = ("natural", WORST)  # keys of a row
+_TAKEN = ("natural", WORST, *(field.name for field in fields(Row)))  # keys of a row
 
 
 def find_results(directory: str | os.PathLike) -> Path:
@@ -372,17 +379,32 @@ def _claim_problems(where: str, claim: Claim, names: Sequence[str]) -> Iterator[
         yield f"{where}: {claim.measure!r} says no epoch"
     if claim.theirs is not None:
         yield from _unknown(where, [claim.theirs], names)
-    elif claim.value is None:
-        yield f"{where} compares with neither an arm nor a value"
-    for pair in claim.pairs:
-        if pair.only_ours + pair.only_theirs > pair.examples:
-            yield f"{where}: pairs do not fit {pair.examples} images"
+    if (claim.theirs is None) == (claim.value is None):
+        yield f"{where} compares with neither an arm nor a value, or with both"
+
+
+def _pair_problems(where: str, claim: Claim, document: Results) -> Iterator[str]:
+    if not claim.pairs:
+        return
+    if claim.theirs is None or not claim.measure.startswith("test"):
+        yield f"{where} of what are not two networks on test images"
+        return
+    if [pair.seed for pair in claim.pairs] != document.seeds:
+        yield f"{where} are not of the seeds {document.seeds}"
+        return
+    sides = zip(claim.pairs, document.runs(claim.ours), document.runs(claim.theirs), strict=True)
+    for pair, ours, theirs in sides:
+        images = {pair.examples, ours.test_examples, theirs.test_examples}
+        if len(images) > 1 or pair.only_ours + pair.only_theirs > pair.examples:
+            yield f"{where} of seed {pair.seed} do not fit {ours.test_examples} images"
 
 
 def _figure_problems(where: str, figure: Figure, names: Sequence[str]) -> Iterator[str]:
-    if not figure.name.replace("_", "a").replace("-", "a").isalnum():
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", figure.name):
         yield f"{where}: its name is no file name"
     if figure.arms is not None:
+        if not figure.arms:
+            yield f"{where} has no arms"
         yield from _unknown(where, figure.arms, names)
         yield from _repeated(where, figure.arms)
     if figure.form in ("epochs", "sweep") and not figure.measures:
