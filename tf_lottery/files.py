@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -55,6 +56,11 @@ def digest(path: str | os.PathLike) -> str:
 def document_digest(document: Any) -> str:
     """SHA-256 (hex) of JSON, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def slug(label: str) -> str:
+    """A label as a directory name: ``search: boosting`` -> ``search-boosting``."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", label).strip("-")
 
 
 @contextlib.contextmanager

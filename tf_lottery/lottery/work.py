@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import shutil
 import time
 from collections.abc import Callable
@@ -65,7 +64,7 @@ def train_network(shop: Resources, stage: Stage, directory: Path) -> None:
     config: LotteryConfig = stage.runtime["config"]
     training: TrainConfig = stage.runtime["train"]
     spec, data = shop.spec(config), shop.data(config)
-    logs = None if shop.log_root is None else shop.log_root / slug(stage.label)
+    logs = None if shop.log_root is None else shop.log_root / files.slug(stage.label)
     ticket = stage.parents.get("ticket")
     start = _start(shop, stage, training.dtype_policy)
     with shop.distribution.calling({"train": stage.key}):
@@ -237,11 +236,6 @@ def transfer(shop: Resources, stage: Stage, directory: Path) -> None:
     )
     cost = dataclasses.replace(_transfer_cost(shop, stage), seconds=time.perf_counter() - began)
     files.write_json(directory / "ledger.json", cost.to_json())
-
-
-def slug(label: str) -> str:
-    """A label as a directory name: ``search: boosting`` -> ``search-boosting``."""
-    return re.sub(r"[^A-Za-z0-9_.]+", "-", label).strip("-")
 
 
 def _hparams(stage: Stage, train: TrainConfig, config: LotteryConfig) -> dict:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from tf_lottery.files import slug
 from tf_lottery.report import formats, ledger, pages, tables
 from tf_lottery.report.captions import caption
 from tf_lottery.report.document import hardware, images, origin
@@ -304,7 +305,7 @@ def _next_steps(document: Results, workdir: Path) -> Iterator[Block]:
     if document.is_of_the_paper:
         return
     sparse = [arm.name for arm in document.arms if arm.kind != "dense"]
-    shown = (sparse or [document.arms[0].name])[0]
+    shown = slug((sparse or [document.arms[0].name])[0])
     test = [f"--dataset={document.data.name}", "--attacks=pgd100", "--restarts=5"]
     if document.attacks:
         attack = document.attacks[0]

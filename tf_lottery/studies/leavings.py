@@ -13,8 +13,9 @@ from tf_lottery import weights
 from tf_lottery.attacks import make_attack
 from tf_lottery.engine.stage import Stage
 from tf_lottery.engine.store import Store
+from tf_lottery.files import slug
 from tf_lottery.keras import tf
-from tf_lottery.lottery.work import Workshop, slug
+from tf_lottery.lottery.work import Workshop
 from tf_lottery.options.settings import KINDS
 from tf_lottery.report.results import PICTURES
 from tf_lottery.studies.study import Study

@@ -46,7 +46,7 @@ def test_accuracy(document: Results, figure: Figure) -> Picture | None:
         )
         spread = np.abs(bounds.T - best)
         ax.errorbar(x, best, spread, fmt="none", ecolor="#222222", elinewidth=1, capsize=2.5)
-        label = "last epoch" if index == 0 else None
+        label = None if "last epoch" in ax.get_legend_handles_labels()[1] else "last epoch"
         ax.plot(x, last, "D", ms=5, mfc="white", mec="#222222", mew=1.1, label=label)
         if len(arms) * len(names) <= 20:
             for bar, value, high in zip(bars, best, bounds[:, 1], strict=True):

@@ -15,7 +15,7 @@ from tf_lottery.report.style import styled
 
 def ends(document: Results, arm: Arm, epochs: int) -> tuple[float, list[float]]:
     """Seconds until the search ends, and until each epoch ends; means over the seeds."""
-    rows = document.runs(arm.name)
+    rows = [row for row in document.runs(arm.name) if len(row.curve) >= epochs]
     searched = float(np.mean([row.search_seconds for row in rows]))
     each = np.mean([[record.seconds for record in row.curve[:epochs]] for row in rows], axis=0)
     return searched, list(searched + np.cumsum(each))
