@@ -11,14 +11,16 @@ from tf_lottery.report import comparison
 _RENAMED = {"total_seconds_over_dense": "total_over_dense"}
 
 
-def upgraded(tree: dict[str, Any]) -> dict[str, Any]:
-    """A tree of format 2 from one of format 1, of a comparison or an experiment.
+def upgraded(tree: dict[str, Any]) -> dict[str, Any] | None:
+    """A tree of format 2 from one of format 1, of a comparison or an experiment; else ``None``.
 
     What was not recorded then, such as which images two networks get right, stays out.
 
     Raises:
       LookupError, TypeError, AttributeError: it is neither.
     """
+    if tree["format"] != 1:
+        return None
     common = {
         key: tree[key]
         for key in ("package_version", "command", "settings", "machine", "data", "attacks")
