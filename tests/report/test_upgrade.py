@@ -70,7 +70,7 @@ def test_every_number_is_kept(path):
         assert document.seeds == old["seeds"]
         assert document.baseline == old["baseline"]
         assert document.study.scale == old["scale"]
-        assert plain(document.transfer) == old["transfer"]
+        assert to_builtins(document.transfer) == old["transfer"]
         assert [claim.id for claim in document.claims] == [claim["id"] for claim in old["claims"]]
         for arm, told in zip(document.arms, old["arms"], strict=True):
             assert (arm.x, arm.series, arm.kind) == (told["x"], told["series"], told["kind"])
