@@ -123,7 +123,7 @@ def make_study(arms, seeds=(0, 1, 2), attacks=("pgd20",), epochs=10, lift=lambda
 def make_comparison(kinds=KINDS[:3], attacks=("fgsm", "pgd20"), seeds=(0,), epochs=10, pairs=False):
     """As ``--compare`` leaves it; with ``pairs`` the networks are compared image by image."""
     document = make_study([make_arm(kind) for kind in kinds], seeds, attacks, epochs)
-    document.study = comparison.ABOUT
+    document.study = replace(comparison.ABOUT)
     document.claims = comparison.claims(kinds, bool(attacks))
     document.figures = list(comparison.FIGURES)
     document.searches = {"search: boosting": make_row(document.arms[-1], 7, 5, attacks).curve}
