@@ -17,6 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
+from tf_lottery.report.text import line
+
 WIDTH = 9.0  # inches
 
 _RC: Any = {
@@ -168,6 +170,6 @@ def tint(color: Any) -> tuple[float, ...]:
 
 
 def short(text: str, length: int) -> str:
-    """One line of at most ``length`` characters."""
-    text = " ".join(str(text).split())
+    """One line of at most ``length`` printable characters."""
+    text = line(text)
     return text if len(text) <= length else text[: length - 1] + "…"

@@ -9,10 +9,11 @@ from matplotlib.figure import Figure as Picture
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from tf_lottery.report import formats, values
-from tf_lottery.report.figures.panels import arm_styles
+from tf_lottery.report.figures.panels import arm_styles, legend_name
 from tf_lottery.report.measures import Measure
 from tf_lottery.report.results import Figure, Layer, Results
-from tf_lottery.report.style import WIDTH, legend, short, styled, tint
+from tf_lottery.report.style import WIDTH, legend, short, styled, tint, visible
+from tf_lottery.report.text import line
 
 
 @styled
@@ -38,7 +39,7 @@ def test_accuracy(document: Results, figure: Figure) -> Picture | None:
             x,
             best,
             width * 0.9,
-            label=arm.name,
+            label=legend_name(arm.name),
             facecolor=tint(style.color),
             edgecolor=style.color,
             hatch=style.hatch,
@@ -58,7 +59,7 @@ def test_accuracy(document: Results, figure: Figure) -> Picture | None:
                     ha="center",
                     fontsize=8.5,
                 )
-    ax.set_xticks(np.arange(len(names)), names)
+    ax.set_xticks(np.arange(len(names)), [short(name, 24) for name in names])
     ax.grid(visible=False, axis="x")
     ax.tick_params(axis="x", length=0)
     side = 0.55 if len(names) > 1 else 1.0
@@ -88,7 +89,7 @@ def layer_density(document: Results, figure: Figure) -> Picture | None:
             y,
             shares,
             thick * 0.88,
-            label=", ".join(names),
+            label=visible(", ".join(map(line, names))),
             facecolor=tint(style.color),
             edgecolor=style.color,
             hatch=style.hatch,
