@@ -260,6 +260,8 @@ def test_difference_to_a_constant():
 
 def test_what_figures_show():
     assert drawn([0.4, 0.6], 1000) == (0.5, 0.4, 0.6)
+    assert drawn([0.4, 0.4], 1000) == (0.4, 0.4, 0.4)
+    assert drawn([0.4] * 3, 1000) == pytest.approx((0.4, *wilson(0.4, 1000)))
     assert drawn([0.5], 1000) == (0.5, *wilson(0.5, 1000))
     assert drawn([7.0]) == (7.0, 7.0, 7.0)
     assert drawn([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2 - 2.4841, 2 + 2.4841), rel=1e-4)
