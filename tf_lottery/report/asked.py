@@ -87,7 +87,7 @@ class Figure(Struct, frozen=True):
     form: Form
     title: str
     measures: tuple[str, ...] = ()
-    x_label: str = "epoch"
-    y_label: str = "accuracy (%)"
+    x_label: str = ""  # epoch, or the sweep's
+    y_label: str = ""  # accuracy (%), or what the measures are
     log_x: bool = False
     arms: tuple[str, ...] | None = None  # None: all of them

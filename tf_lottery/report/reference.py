@@ -99,7 +99,7 @@ def _epoch(path: Path, line: int, text: str) -> int:
         epoch = int(text)
     except ValueError:
         epoch = -1
-    if epoch < 0:
+    if not 0 <= epoch < 2**31:
         _fail(path, f"line {line}: epoch is {text!r}, must be an integer from 0 on")
     return epoch
 

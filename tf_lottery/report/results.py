@@ -403,8 +403,6 @@ def _figure_problems(where: str, figure: Figure, names: Sequence[str]) -> Iterat
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", figure.name):
         yield f"{where}: its name is no file name"
     if figure.arms is not None:
-        if not figure.arms:
-            yield f"{where} has no arms"
         yield from _unknown(where, figure.arms, names)
         yield from _repeated(where, figure.arms)
     if figure.form in ("epochs", "sweep") and not figure.measures:

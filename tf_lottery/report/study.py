@@ -116,7 +116,8 @@ def _question(document: Results) -> Iterator[Block]:
         yield Paragraph(about.question, "Question.")
     if not document.is_of_the_paper:
         return
-    yield Paragraph(about.paper, "The paper.")
+    if about.paper:
+        yield Paragraph(about.paper, "The paper.")
     if about.scale:
         text = f"{about.scale[:1].upper()}{about.scale[1:]}"
         yield Findings([Item("warn", text, "Not the paper's settings.", label="scale")])

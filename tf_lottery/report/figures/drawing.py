@@ -51,7 +51,7 @@ _DRAW: dict[str, Callable[[Results, Figure], Picture | None]] = {
 def draw(document: Results, figure: Figure, pictures: Pictures | None = None) -> Picture | None:
     """The picture; ``None`` where there is nothing to show."""
     if figure.form != "pictures":
-        return _DRAW[figure.form](document, figure)
+        return _DRAW[figure.form](document, figure) if document.drawn(figure) else None
     if pictures is None or not len(pictures["label"]):
         return None
     return adversarial_examples(pictures)
