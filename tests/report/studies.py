@@ -178,8 +178,8 @@ def make_sweep(steps=3, seeds=(0, 1, 2), attacks=("pgd20",)):
     document = make_study(arms, seeds, attacks, 5, lambda arm: -0.001 * (arm.x or 0.0))
     document.study.sweep = Sweep("weights removed (%)")
     document.figures = [
-        Figure("early", "sweep", "Accuracy early", ("validation_natural@1", "test@best"), ""),
-        Figure("cost", "sweep", "Cost", ("run:total_flops_over_dense",), ""),
+        Figure("early", "sweep", "Accuracy early", ("validation_natural@1", "test@best")),
+        Figure("cost", "sweep", "Cost", ("run:total_flops_over_dense",)),
     ]  # fmt: skip
     return document
 

@@ -24,7 +24,7 @@ COMPARED = {figure.form: figure for figure in studies.make_comparison().figures}
 
 
 def figure(form, *measures, **changes):
-    return replace(Figure("figure", form, "Title", measures, "", ""), **changes)
+    return replace(Figure("figure", form, "Title", measures), **changes)
 
 
 def drawn(document, form, *measures, **changes):
@@ -118,6 +118,8 @@ def test_none_where_there_is_nothing_to_show():
     forms = {form: draw(document, each) for form, each in COMPARED.items()}
     assert [form for form, found in forms.items() if found] == ["cost"]
     assert draw(document, figure("transfer")) is None
+    for about in studies.make_comparison().figures[:-1]:  # of pictures no arm is asked for
+        assert draw(studies.make_comparison(), replace(about, arms=())) is None
     assert draw(document, figure("sweep", "run:epochs")) is None  # no arm has an x
     assert draw(studies.make_sweep(), figure("sweep", "test_cw@best")) is None
 

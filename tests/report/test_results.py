@@ -233,7 +233,6 @@ CONTRADICTIONS = [
     (at("figures", 0, "measures", ["accuracy"]), "'accuracy'"),
     (at("figures", 0, "arms", ["nobody"]), "unknown 'nobody'"),
     (at("figures", 0, "arms", ["dense", "dense"]), "two of the same"),
-    (at("figures", 2, "arms", []), "'test_accuracy' has no arms"),
     (at("reference", {"file": "c", "runs": {"r": [{"epoch": 1, "natural": 2, "robust": None}]}}),
      "natural"),
     (at("ledger", 0, "models", ["nobody"]), "ledger[0]: unknown 'nobody'"),
