@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from tf_lottery.errors import StoreError
 from tf_lottery.files import document_digest
 from tf_lottery.report.json_document import plain
-from tf_lottery.report.results import find_results, read_results, write_results
+from tf_lottery.report.results import read_results, write_results
 
 MAKERS = {
     "comparison": studies.make_comparison,
@@ -363,11 +363,3 @@ def test_whatever_stands_in_a_file_only_store_errors_come_out(place):
                 read_results(place)
                 survived += 1
     assert 20 < survived < 600
-
-
-def test_results_are_found_under_either_name(tmp_path):
-    assert find_results(tmp_path) == tmp_path / "results.json"
-    (tmp_path / "experiment.json").write_text("{}")
-    assert find_results(tmp_path) == tmp_path / "experiment.json"
-    (tmp_path / "results.json").write_text("{}")
-    assert find_results(tmp_path) == tmp_path / "results.json"
