@@ -230,7 +230,7 @@ def test_no_heavy_import_before_work_starts(arguments):
     assert code == (2 if "--sparsity=2" in arguments else 0)
     heavy = {
         "tensorflow", "tf_keras", "tensorflow_model_optimization", "tensorflow_datasets",
-        "numpy", "sklearn", "matplotlib", "jinja2", "msgspec", "tensorboard",
+        "numpy", "sklearn", "matplotlib", "jinja2", "tensorboard",
     }  # fmt: skip
     assert not heavy & set(modules)
 

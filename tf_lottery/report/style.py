@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from tf_lottery.report.text import line
+from tf_lottery.report.text import printable
 
 WIDTH = 9.0  # inches
 
@@ -171,5 +171,5 @@ def tint(color: Any) -> tuple[float, ...]:
 
 def short(text: str, length: int) -> str:
     """One line of at most ``length`` printable characters."""
-    text = line(text)
+    text = printable(text)
     return text if len(text) <= length else text[: length - 1] + "…"

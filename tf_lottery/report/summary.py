@@ -29,7 +29,7 @@ def summary(document: Results) -> str:
 
 def _arms(document: Results) -> str:
     columns = _columns(document)
-    rows = [["model", *(line(head) for head, _ in columns)]]
+    rows = [["model", *(printable(head) for head, _ in columns)]]
     for arm in document.arms:
         shown = [_cell(document, arm, wanted) for _, wanted in columns]
         rows.append([short(printable(arm.name), _NAME), *shown])

@@ -102,7 +102,8 @@ def aligned(
 def printable(text: object) -> str:
     """One line without control characters, which a terminal would obey."""
     line = " ".join(str(text).split())
-    return "".join(letter if letter.isprintable() else "?" for letter in line)
+    kept = "\N{ZERO WIDTH SPACE}"  # of ours, where matplotlib would hide a name
+    return "".join(letter if letter.isprintable() or letter == kept else "?" for letter in line)
 
 
 def hanging(text: str, start: str, indent: int | None = None) -> str:

@@ -13,7 +13,7 @@ from tf_lottery.report.figures.panels import arm_styles, legend_name
 from tf_lottery.report.measures import Measure
 from tf_lottery.report.results import Figure, Layer, Results
 from tf_lottery.report.style import WIDTH, legend, short, styled, tint, visible
-from tf_lottery.report.text import line
+from tf_lottery.report.text import printable
 
 
 @styled
@@ -89,7 +89,7 @@ def layer_density(document: Results, figure: Figure) -> Picture | None:
             y,
             shares,
             thick * 0.88,
-            label=visible(", ".join(map(line, names))),
+            label=visible(", ".join(map(printable, names))),
             facecolor=tint(style.color),
             edgecolor=style.color,
             hatch=style.hatch,

@@ -17,7 +17,7 @@ from tf_lottery.report import measures
 from tf_lottery.report.measures import Measure
 from tf_lottery.report.results import Figure, Results
 from tf_lottery.report.style import MARKERS, WIDTH, Style, legend, line_styles, short, visible
-from tf_lottery.report.text import line
+from tf_lottery.report.text import printable
 
 PAPER = "paper (full scale)"  # its entry in a legend
 BANDS = 6  # more of them hide each other
@@ -82,7 +82,7 @@ def arm_styles(document: Results, figure: Figure | None = None) -> dict[str, Sty
 
 def legend_name(name: str) -> str:
     """A line's entry in the legend. Long names lose their middle: arms differ in their ends."""
-    name = line(name)
+    name = printable(name)
     if len(name) > _NAME:
         name = f"{name[: _NAME // 2 - 1]}…{name[-_NAME // 2 :]}"
     return visible(name)
