@@ -107,6 +107,7 @@ def _evaluate(command: Command) -> int:
     from tf_lottery.data import load
     from tf_lottery.evaluation.loading import load_models
     from tf_lottery.evaluation.robustness import RobustnessConfig, evaluate_models
+    from tf_lottery.models import allow
     from tf_lottery.report import robustness
 
     chosen = RobustnessConfig(
@@ -117,6 +118,7 @@ def _evaluate(command: Command) -> int:
         config.seed,
         command.eval_batch_size,
     )
+    allow(config.model.name)
     models = load_models(given)
     for model in models:
         trained = model.training_eps
@@ -165,15 +167,17 @@ def _one_model(command: Command) -> str:
 def _export(command: Command) -> int:
     path = _one_model(command)
     command.evaluation_attack("pgd20", "eval_eps")  # bad flags are told before seconds go by
-    data_config = command.config().data
+    run_config = command.config()
     target = Path(command.export_dir)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError.bad_value("export_dir", str(target), "a new or empty directory")
     _start_tensorflow(command.verbose)
     from tf_lottery.evaluation.loading import load_model, sparsity
     from tf_lottery.export.exporting import ExportConfig, export_model, find_images
+    from tf_lottery.models import allow
     from tf_lottery.report.exported import EXPORT, export_table
 
+    allow(run_config.model.name)
     loaded = load_model(path)
     if loaded.network is None:
         raise UsageError.bad_value("model_path", path, "something else than a SavedModel to export")
@@ -184,7 +188,7 @@ def _export(command: Command) -> int:
         command.options["seed"],
         command.verbose,
     )
-    images = find_images(loaded, data_config, command.given, command.formats)
+    images = find_images(loaded, run_config.data, command.given, command.formats)
     with (
         files.disk_errors("export_dir", target.parent),
         files.new_directory(target) as partial,

@@ -29,8 +29,7 @@ import tf_lottery
 from tf_lottery import weights
 from tf_lottery.errors import StoreError, TicketError, UsageError
 from tf_lottery.files import write_json
-from tf_lottery.models import build_model
-from tf_lottery.options.settings import ModelConfig
+from tf_lottery.models.spec import NetworkSpec
 from tf_lottery.pruning.masks import MaskedNetwork, mask_weights, prunable_kernels, wrap
 from tf_lottery.types import NamedArrays
 
@@ -48,79 +47,6 @@ _MALFORMED = (
     StoreError,
     UsageError,
 )
-
-
-@dataclass(frozen=True)
-class NetworkSpec:
-    """Everything ``build_model`` needs to make the ticket's network.
-
-    Attributes:
-      model: architecture and its options.
-      input_shape: (height, width, channels).
-      num_classes: number of logits.
-      mean, std: per channel on [0, 1] pixels, or ``None`` without normalisation.
-    """
-
-    model: ModelConfig
-    input_shape: tuple[int, int, int]
-    num_classes: int
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-
-    def __post_init__(self):
-        # 1 and 1.0 are the same number but not the same JSON, which digests are of.
-        for name, kind in (("input_shape", int), ("mean", float), ("std", float)):
-            values = getattr(self, name)
-            if values is not None:
-                object.__setattr__(self, name, tuple(map(kind, values)))
-
-    def build(self, seed: int, dtype_policy: str = "float32", most_weights: int | None = None):
-        """The bare network with its initialisation from ``seed``; see ``build_model``."""
-        return build_model(
-            self.model.name,
-            self.input_shape,
-            self.num_classes,
-            seed,
-            depth=self.model.depth,
-            width=self.model.width,
-            width_multiplier=self.model.width_multiplier,
-            mean=self.mean,
-            std=self.std,
-            dtype_policy=dtype_policy,
-            most_weights=most_weights,
-        )
-
-    def to_json(self) -> dict:
-        """A JSON object; ``from_json`` reads it."""
-        return {
-            "name": self.model.name,
-            "depth": self.model.depth,
-            "width": self.model.width,
-            "width_multiplier": self.model.width_multiplier,
-            "normalize": self.model.normalize,
-            "input_shape": list(self.input_shape),
-            "num_classes": self.num_classes,
-            "mean": None if self.mean is None else list(self.mean),
-            "std": None if self.std is None else list(self.std),
-        }
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> NetworkSpec:
-        """Raises ``KeyError``, ``TypeError``, ``ValueError``, ``UsageError`` if it does not fit."""
-        height, width, channels = (int(n) for n in document["input_shape"])
-        return cls(
-            ModelConfig(
-                str(document["name"]),
-                int(document["depth"]),
-                int(document["width"]),
-                float(document["width_multiplier"]),
-                bool(document["normalize"]),
-            ),
-            (height, width, channels),
-            int(document["num_classes"]),
-            None if document["mean"] is None else tuple(map(float, document["mean"])),
-            None if document["std"] is None else tuple(map(float, document["std"])),
-        )
 
 
 def _statistics(network) -> tuple | None:
@@ -209,14 +135,23 @@ class Ticket:
         )
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def initial_weights(self) -> NamedArrays:
+    def initial_weights(self, network=None) -> NamedArrays:
         """The rewound weights, not masked yet.
 
+        Args:
+          network: a bare network whose weights may be the initial ones already; else they
+            are made.
+
         Raises:
-          TicketError: this TensorFlow makes another initialisation from the seed.
+          TicketError: this TensorFlow makes another initialisation from the seed, or the
+            ticket's network may not be made here, see ``NetworkSpec.build``.
         """
         if self.rewind_weights is not None:
             return self.rewind_weights
+        if network is not None:
+            made = weights.get_weights(network)
+            if weights.digest(made) == self.init_digest:
+                return made
         made = weights.get_weights(self._build())
         if weights.digest(made) != self.init_digest:
             raise TicketError(
@@ -253,7 +188,7 @@ class Ticket:
         if _statistics(network) != _statistics_of(self.spec):
             raise TicketError("the ticket's network normalises its pixels in another way")
         try:
-            weights.set_weights(network, self.initial_weights())
+            weights.set_weights(network, self.initial_weights(network))
         except ValueError as error:
             raise TicketError(f"the ticket is for {self.spec.model.label}: {error}") from None
         if isinstance(model, MaskedNetwork):

@@ -312,19 +312,6 @@ def test_flops_of_a_wrapped_model_are_the_bare_one_s():
 # --- errors -------------------------------------------------------------------------
 
 
-def test_a_network_from_outside_the_package(tmp_path, monkeypatch):
-    (tmp_path / "somebodys.py").write_text(
-        "def features(layers, x, depth, width):\n"
-        "    return layers.dense(layers.flatten(x), depth + width, 'dense')\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    model = build_model("somebodys:features", (2, 2, 1), 3, seed=0, depth=4, width=1)
-    assert [layer.kernel.shape for layer in model.layers[2:]] == [(4, 5), (5, 3)]
-    assert model.name == "somebodys.features"
-    with pytest.raises(UsageError, match="--model: got 'somebodys:missing', must be a network"):
-        build_model("somebodys:missing", (2, 2, 1), 3, seed=0)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -19,8 +19,9 @@ from tf_lottery import weights
 from tf_lottery.engine.store import has_own_digest, verify
 from tf_lottery.errors import StoreError, UsageError
 from tf_lottery.keras import keras, tf
+from tf_lottery.models.spec import NetworkSpec
 from tf_lottery.pruning.masks import prunable_kernels
-from tf_lottery.tickets import NetworkSpec, Ticket
+from tf_lottery.tickets import Ticket
 
 # What says what a model computes, in the directory of a SavedModel, ticket or stage.
 _CONTENT = frozenset(

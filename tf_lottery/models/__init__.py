@@ -17,13 +17,33 @@ from numbers import Integral
 
 from tf_lottery.errors import UsageError
 from tf_lottery.keras import keras
+from tf_lottery.models.custom import custom_network
 from tf_lottery.models.flops import forward_flops
 from tf_lottery.models.layers import Layers, normalization
 from tf_lottery.models.memory import Footprint, footprint
+from tf_lottery.options.architectures import check_depth
 from tf_lottery.options.registries import MODELS
-from tf_lottery.options.settings import DTYPE_POLICIES, ModelConfig, check_depth
+from tf_lottery.options.settings import DTYPE_POLICIES, ModelConfig
 
-__all__ = ["Footprint", "build_model", "footprint", "forward_flops"]
+__all__ = ["Footprint", "allow", "build_model", "footprint", "forward_flops", "is_allowed"]
+
+_allowed: set[str] = set()
+
+
+def allow(name: str) -> None:
+    """Lets the networks of tickets and stages that name this function be built in this process.
+
+    To build one imports its module, which runs code: nothing that a file says is a reason to.
+
+    Args:
+      name: ``package.module:function``, given by the user.
+    """
+    _allowed.add(name)
+
+
+def is_allowed(name: str) -> bool:
+    """True for the networks of this package and for what ``allow`` was told."""
+    return name in MODELS or name in _allowed
 
 
 def build_model(
@@ -43,8 +63,8 @@ def build_model(
     """A freshly initialised network.
 
     Args:
-      name: family, of ``MODELS`` in ``options/registries.py``: ``convnet``, ``lenet``,
-        ``resnet18``, ``vgg``, ``wide_resnet``, or one's own ``package.module:function``.
+      name: family: ``convnet``, ``lenet``, ``resnet18``, ``vgg`` or ``wide_resnet``; or
+        ``package.module:function``, which is imported, see ``models.custom``.
       input_shape: (height, width, channels) of an image.
       num_classes: 2 or more.
       seed: of the initial weights.
@@ -67,7 +87,7 @@ def build_model(
       >>> model.name, model.output_shape, model.get_layer("conv1_1").kernel.shape[-1]
       ('vgg16-w0.05', (None, 10), 3)
     """
-    features = MODELS.find("model", name)
+    MODELS.check("model", name)
     check_depth(name, depth)  # before ModelConfig: its message lists the valid depths
     config = ModelConfig(name, depth, width, width_multiplier)
     shape = tuple(input_shape)
@@ -80,9 +100,14 @@ def build_model(
     if dtype_policy not in DTYPE_POLICIES:
         raise UsageError.unknown("dtype_policy", dtype_policy, DTYPE_POLICIES)
 
+    function = MODELS.find("model", name)
+    if name not in MODELS:
+        return custom_network(
+            function, config, shape, num_classes, seed, mean, std, dtype_policy, most_weights
+        )
     layers = Layers(seed, dtype_policy, width_multiplier, most_weights)
     x = pixels = keras.Input(shape, name="pixels", dtype="float32")
     if mean is not None or std is not None:
         x = normalization(mean, std, channels=shape[2])(x)
-    x = features(layers, x, config.depth, config.width)
+    x = function(layers, x, config.depth, config.width)
     return keras.Model(pixels, layers.logits(x, num_classes), name=config.label)
