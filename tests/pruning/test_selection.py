@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from tf_lottery.errors import DeadLayerError, LotteryError, NonFiniteError, UsageError
-from tf_lottery.pruning import density, kept_count, layer_densities, prune, random_masks, score
+from tf_lottery.pruning import (
+    ScoreContext,
+    density,
+    kept_count,
+    layer_densities,
+    prune,
+    random_masks,
+    score,
+)
 
 SHAPES = {"stem": (3, 3, 1, 4), "body": (3, 3, 4, 8), "head": (32, 10)}
 TOTAL = 36 + 288 + 320
@@ -66,7 +74,7 @@ class TestGlobal:
     def test_matches_a_stable_sort(self, name, levels, sparsity):
         weights = network(levels=levels)
         keep = round((1 - sparsity) * TOTAL)
-        expected = brute_force(score(name, weights, seed=4), ones(), keep)
+        expected = brute_force(score(name, ScoreContext(weights, seed=4)), ones(), keep)
         assert all(mask.any() for mask in expected.values())
         assert_equal(prune(weights, None, sparsity, name, seed=4), expected)
 
@@ -79,7 +87,7 @@ class TestGlobal:
         for sparsity in (0.5, 0.7, 0.9):
             keep = round((1 - sparsity) * TOTAL)
             for name in ("magnitude", "normalized_magnitude"):
-                expected = brute_force(score(name, weights, alive), alive, keep)
+                expected = brute_force(score(name, ScoreContext(weights, alive)), alive, keep)
                 assert_equal(prune(weights, alive, sparsity, name), expected)
 
     def test_pruned_zeros_do_not_tie_with_living_zeros(self):

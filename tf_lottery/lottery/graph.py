@@ -9,6 +9,10 @@
 - ``random_mask``: as many weights per layer as the boosting ticket, at random
   positions, on its initialisation.
 
+Each of these kinds is a ticket finder, found by name in ``options.registries.FINDERS`` or as
+``package.module:function``: ``(config, name, given) -> stage``. The stage leaves ``ticket``;
+``name`` is for its labels, empty where the kind says it; ``given`` is the ticket of ``--ticket``.
+
 This module only says what depends on what; ``lottery.work`` does it.
 """
 
@@ -18,6 +22,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from tf_lottery.engine.stage import Stage, in_order
+from tf_lottery.options.registries import FINDERS, SCORES
 from tf_lottery.options.settings import LotteryConfig, TrainConfig, derive_seed, settings
 from tf_lottery.pruning.schedule import sparsities
 from tf_lottery.tickets import Ticket
@@ -32,8 +37,8 @@ class Entry:
     """The stages of one row of the comparison.
 
     Attributes:
-      kind: one of ``settings.KINDS``.
-      ticket: the prune stage whose ticket is trained; ``None`` for dense.
+      kind: name of a finder.
+      ticket: the stage whose ticket is trained; ``None`` for dense.
       train: its training.
       evaluations: by ``best`` and ``last`` epoch.
       export: of the best epoch.
@@ -52,12 +57,8 @@ class Entry:
 
     @property
     def searches(self) -> list[Stage]:
-        """The training stages spent on finding the ticket."""
-        return [
-            stage
-            for stage in in_order([self.ticket] if self.ticket else [])
-            if stage.kind == "train"
-        ]
+        """The trainings among the stages that find the ticket."""
+        return [s for s in in_order([self.ticket] if self.ticket else []) if s.kind == "train"]
 
 
 def entries(config: LotteryConfig, ticket: Ticket | None = None) -> list[Entry]:
@@ -77,19 +78,17 @@ def make_entry(
 
     Args:
       config: its settings; ``compare`` does not matter.
-      kind: one of ``settings.KINDS``.
+      kind: name of a finder.
       given: takes the place of the boosting ticket's search.
       name: for the stages' labels, instead of ``kind``.
     """
     called = name or kind
-    if kind == "dense":
-        ticket = None
-        train = _train_stage(
-            config, config.train, f"train: {called}", {"start": _init_stage(config, "init", name)}
-        )
+    ticket: Stage | None = FINDERS.find("compare", kind)(config, name, given)
+    if ticket is None:
+        training, parents = config.train, {"start": init_stage(config, "init", name)}
     else:
-        ticket = _ticket_stage(config, kind, given, name)
-        train = _train_stage(config, config.ticket_train, f"train: {called}", {"ticket": ticket})
+        training, parents = config.ticket_train, {"ticket": ticket}
+    train = train_stage(config, training, f"train: {called}", parents)
     evaluations = {
         which: Stage(
             "evaluate",
@@ -118,16 +117,18 @@ def make_entry(
     return Entry(kind, ticket, train, evaluations, export)
 
 
-def _training_data(config: LotteryConfig) -> dict:
+def training_data(config: LotteryConfig) -> dict:
+    """The settings of the data, as far as training sees it."""
     data = settings(config.data)
-    del data["test_examples"]  # training never sees a test image
+    del data["test_examples"]  # never seen
     return data
 
 
-def _init_stage(config: LotteryConfig, purpose: str, name: str = "") -> Stage:
+def init_stage(config: LotteryConfig, purpose: str = "init", name: str = "") -> Stage:
+    """An initialisation: the run's own (``init``), or another for another purpose."""
     # The data set gives the input shape and the classes; its pixels matter only
     # to a network that is normalised by them.
-    data = _training_data(config) if config.model.normalize else {"name": config.data.name}
+    data = training_data(config) if config.model.normalize else {"name": config.data.name}
     chosen = {
         "model": settings(config.model),
         "data": data,
@@ -137,12 +138,12 @@ def _init_stage(config: LotteryConfig, purpose: str, name: str = "") -> Stage:
     return Stage("init", label, chosen, runtime={"config": config})
 
 
-def _train_stage(
+def train_stage(
     config: LotteryConfig, train: TrainConfig, label: str, parents: dict[str, Stage]
 ) -> Stage:
     chosen = {
         "train": settings(train),
-        "data": _training_data(config),
+        "data": training_data(config),
         "seed": config.seed,
     }
     if config.deterministic:
@@ -151,32 +152,83 @@ def _train_stage(
     return Stage("train", label, chosen, parents, runtime, REVISIONS["train"])
 
 
-def _ticket_stage(config: LotteryConfig, kind: str, given: Ticket | None, name: str = "") -> Stage:
-    if kind == "winning":
-        return _search_stages(config, config.winning_search, name or kind, name)
+def dense(config: LotteryConfig, name: str, given: Ticket | None) -> None:
+    """No ticket: the whole network is trained."""
+    del config, name, given
+
+
+def boosting(config: LotteryConfig, name: str, given: Ticket | None) -> Stage:
     if given is None:
-        boosting = _search_stages(config, config.search, name or "boosting", name)
-    else:
-        boosting = Stage(
-            "prune",
-            "ticket from --ticket",
-            {"given": given.digest},
-            runtime={"config": config, "ticket": given},
-        )
-    if kind == "boosting":
-        return boosting
-    seed = derive_seed(config.seed, kind)
-    parents = {"ticket": boosting}
-    if kind == "reinit":
-        parents["start"] = _init_stage(config, "reinit", name)
-    chosen = {"control": kind, "seed": seed}
+        return search_stages(config, config.search, name or "boosting", name)
+    return Stage(
+        "prune",
+        "ticket from --ticket",
+        {"given": given.digest},
+        runtime={"config": config, "ticket": given},
+    )
+
+
+def winning(config: LotteryConfig, name: str, given: Ticket | None) -> Stage:
+    del given
+    return search_stages(config, config.winning_search, name or "winning", name)
+
+
+def reinit(config: LotteryConfig, name: str, given: Ticket | None) -> Stage:
+    fresh = {"start": init_stage(config, "reinit", name)}
+    return _control(config, "reinit", boosting(config, name, given), name, fresh)
+
+
+def random_mask(config: LotteryConfig, name: str, given: Ticket | None) -> Stage:
+    return _control(config, "random_mask", boosting(config, name, given), name, {})
+
+
+def _control(
+    config: LotteryConfig, kind: str, ticket: Stage, name: str, others: dict[str, Stage]
+) -> Stage:
+    chosen = {"control": kind, "seed": derive_seed(config.seed, kind)}
+    parents = {"ticket": ticket, **others}
     return Stage("prune", f"prune: {name or kind}", chosen, parents, {"config": config})
 
 
-def _search_stages(config: LotteryConfig, train: TrainConfig, called: str, name: str) -> Stage:
-    """The last prune stage of a search: one round, or several for iterative pruning."""
+def prune_stage(
+    config: LotteryConfig, label: str, sparsity: float, parents: dict[str, Stage]
+) -> Stage:
+    """Cuts a ticket by the score and scope of ``config.prune``.
+
+    Args:
+      config: of the run.
+      label: for people.
+      sparsity: share of all weights that is removed afterwards.
+      parents: ``start``, the initialisation; ``trained``, the training whose weights are
+        scored, without which they are those of ``start``; ``ticket``, of the round before;
+        ``rewind``, a training that kept ``config.prune.rewind_epoch``, without which the
+        ticket rewinds to ``start``.
+    """
     prune = config.prune
-    init = _init_stage(config, "init", name)
+    chosen = {
+        "sparsity": sparsity,
+        "score": prune.score,
+        "scope": prune.scope,
+        "rewind_epoch": prune.rewind_epoch if "rewind" in parents else 0,
+    }
+    if prune.score == "random":
+        chosen["seed"] = derive_seed(config.seed, "score")
+    elif prune.score not in SCORES:  # it may look at images
+        chosen |= {"seed": derive_seed(config.seed, "score"), "data": training_data(config)}
+    return Stage("prune", label, chosen, parents, {"config": config})
+
+
+def search_stages(config: LotteryConfig, train: TrainConfig, called: str, name: str = "") -> Stage:
+    """The last prune stage of a search: one round, or several for iterative pruning.
+
+    Args:
+      config: of the run.
+      train: how the network is trained each round.
+      called: in the labels of trainings and prunings.
+      name: in that of the initialisation.
+    """
+    prune = config.prune
+    init = init_stage(config, "init", name)
     rounds = sparsities(prune)
     if prune.rewind_epoch:
         train = dataclasses.replace(train, keep_epochs=(prune.rewind_epoch,))
@@ -184,7 +236,7 @@ def _search_stages(config: LotteryConfig, train: TrainConfig, called: str, name:
     first: Stage | None = None
     for number, sparsity in enumerate(rounds, 1):
         suffix = f", round {number} of {len(rounds)}" if len(rounds) > 1 else ""
-        searched = _train_stage(
+        searched = train_stage(
             config,
             train,
             f"search: {called}{suffix}",
@@ -196,14 +248,6 @@ def _search_stages(config: LotteryConfig, train: TrainConfig, called: str, name:
             parents["ticket"] = ticket
         if prune.rewind_epoch:
             parents["rewind"] = first
-        chosen = {
-            "sparsity": sparsity,
-            "score": prune.score,
-            "scope": prune.scope,
-            "rewind_epoch": prune.rewind_epoch,
-        }
-        if prune.score == "random":
-            chosen["seed"] = derive_seed(config.seed, "score")
-        ticket = Stage("prune", f"prune: {called}{suffix}", chosen, parents, {"config": config})
+        ticket = prune_stage(config, f"prune: {called}{suffix}", sparsity, parents)
     assert ticket is not None  # every schedule has a round
     return ticket

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,9 +14,10 @@ from tf_lottery.engine.store import Store
 from tf_lottery.errors import StoreError, TicketError, UsageError
 from tf_lottery.evaluation import Evaluator
 from tf_lottery.keras import keras, make_deterministic
-from tf_lottery.models import Footprint, footprint, forward_flops
+from tf_lottery.models import Footprint, allow, footprint, forward_flops
+from tf_lottery.models.spec import NetworkSpec
 from tf_lottery.options.settings import LotteryConfig
-from tf_lottery.tickets import NetworkSpec, Ticket
+from tf_lottery.tickets import Ticket
 from tf_lottery.training.distribution import Distribution
 
 _KEPT = 4  # of each kind of thing, for arms of a sweep that differ in network or data
@@ -68,7 +69,8 @@ class Resources:
         return self._kept("data", config.data, lambda: load(config.data))
 
     def spec(self, config: LotteryConfig) -> NetworkSpec:
-        """The network every stage of a configuration uses."""
+        """The network every stage of a configuration uses, which is the user's own word for it."""
+        allow(config.model.name)
         data = self.data(config)
         normalize = config.model.normalize
         return NetworkSpec(
@@ -169,12 +171,16 @@ class Resources:
             self._ledgers[stage.key] = self.store.manifest(stage)["ledger"]
         return self._ledgers[stage.key]
 
+    def spent(self, stages: Iterable[Stage]) -> list[Stage]:
+        """Of finished stages those that took passes through a network."""
+        return [s for s in stages if s.kind == "train" or self.ledger(s).get("flops")]
+
     def history(self, stage: Stage) -> list[dict]:
         """The rows of a finished training stage."""
         return json.loads(self.store.file(stage, "history.json").read_text())
 
     def ticket(self, stage: Stage) -> Ticket:
-        """The ticket of a finished prune stage."""
+        """The ticket that a finished stage left."""
         return Ticket.load(self.store.file(stage, "ticket"))
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tf_lottery import weights
-from tf_lottery.engine.stage import Stage
+from tf_lottery.engine.stage import Stage, in_order
 from tf_lottery.engine.store import Store
 from tf_lottery.lottery.graph import Entry
 from tf_lottery.lottery.work import Workshop
@@ -58,12 +58,13 @@ class Costs:
 
 
 def costs(entry: Entry, workshop: Workshop) -> Costs:
-    """From the ledgers of the entry's trainings."""
+    """From the ledgers of what took passes through a network."""
     train = _total([entry.train], workshop)
     if entry.ticket is None:
         return Costs(_total([], workshop), train, "none")
-    if entry.searches:
-        return Costs(_total(entry.searches, workshop), train, "run")
+    finding = in_order([entry.ticket])
+    if not any(stage.kind == "prune" and "given" in stage.settings for stage in finding):
+        return Costs(_total(workshop.spent(finding), workshop), train, "run")
     recorded = workshop.ticket(entry.ticket).found.get("cost", {})
     search = {column: recorded.get(column, 0) for column in ("seconds", "passes", "flops")}
     return Costs(search, train, "ticket")

@@ -1,12 +1,14 @@
 """How each kind of stage is carried out; each leaves its files in a directory.
 
-A new kind is a function here, or anywhere else, and an entry in ``KINDS``.
+A new kind is a function here and an entry in ``KINDS``, or anywhere else and a ``Kind`` in the
+stage's ``runtime["work"]``: other processes find it by that.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -15,31 +17,43 @@ from pathlib import Path
 
 import numpy as np
 
-from tf_lottery import files, pruning, weights
-from tf_lottery.engine.stage import Stage, ancestors
+from tf_lottery import files, weights
+from tf_lottery.engine.stage import Stage
+from tf_lottery.errors import UsageError
 from tf_lottery.evaluation import Checkpoint, logits_function
 from tf_lottery.evaluation.transfer import transfer_matrix
 from tf_lottery.export import export_saved_model
 from tf_lottery.lottery.costs import Cost, evaluation_cost, training_cost, transfer_cost
+from tf_lottery.lottery.finding import prune, searched_kernels
 from tf_lottery.lottery.resources import Resources
+from tf_lottery.options.registries import MODELS
 from tf_lottery.options.settings import LotteryConfig, TrainConfig, settings
-from tf_lottery.pruning.masks import MaskedNetwork, prunable_kernels, wrap
-from tf_lottery.tickets import Ticket
+from tf_lottery.pruning.masks import MaskedNetwork, wrap
 from tf_lottery.training.guards import collapsed_epochs
 from tf_lottery.training.run import train
 
 
 def initialise(shop: Resources, stage: Stage, directory: Path) -> None:
     """Leaves ``weights.npz`` and ``network.json``."""
-    spec = shop.spec(stage.runtime["config"])
-    values = weights.get_weights(spec.build(stage.settings["seed"]))
+    spec, seed = shop.spec(stage.runtime["config"]), stage.settings["seed"]
+    values = weights.get_weights(spec.build(seed))
+    digest = weights.digest(values)
+    if spec.model.name not in MODELS and digest != weights.digest(
+        weights.get_weights(spec.build(seed))
+    ):
+        raise UsageError.bad_value(
+            "model",
+            spec.model.name,
+            "a function whose initial weights are the seed's alone (give each initialiser a seed, "
+            "or call tf_keras.utils.set_random_seed(seed) first)",
+        )
     weights.write_arrays(directory / "weights.npz", values)
     files.write_json(
         directory / "network.json",
         {
             "network": spec.to_json(),
-            "seed": stage.settings["seed"],
-            "digest": weights.digest(values),
+            "seed": seed,
+            "digest": digest,
         },
     )
 
@@ -255,116 +269,6 @@ def _hparams(stage: Stage, train: TrainConfig, config: LotteryConfig) -> dict:
     }
 
 
-def prune(shop: Resources, stage: Stage, directory: Path) -> None:
-    """Leaves ``ticket``."""
-    began = time.perf_counter()
-    if "given" in stage.settings:
-        ticket = stage.runtime["ticket"]
-    elif "control" in stage.settings:
-        ticket = _control_ticket(shop, stage)
-    else:
-        ticket = _searched_ticket(shop, stage)
-    ticket.save(directory / "ticket")
-    cost = Cost(seconds=time.perf_counter() - began)
-    files.write_json(directory / "ledger.json", cost.to_json())
-
-
-def searched_kernels(shop: Resources, stage: Stage) -> dict | None:
-    """The trained kernels that a ticket was cut from, by layer.
-
-    Args:
-      shop: has the stages' results.
-      stage: the prune stage of a ticket or, for a control, of one made from it.
-
-    Returns:
-      Layer name -> kernel; ``None`` for a ticket that was given, not searched.
-    """
-    while "control" in stage.settings:
-        stage = stage.parents["ticket"]
-    if "trained" not in stage.parents:
-        return None
-    trained = weights.read_arrays(shop.store.file(stage.parents["trained"], "final.npz"))
-    names = prunable_kernels(shop.network(stage.runtime["config"]))
-    return {name: trained[f"{name}/kernel"] for name in names}
-
-
-def _searched_ticket(shop: Resources, stage: Stage) -> Ticket:
-    config, chosen, parents = stage.runtime["config"], stage.settings, stage.parents
-    parent = shop.ticket(parents["ticket"]) if "ticket" in parents else None
-    kernels = searched_kernels(shop, stage)
-    assert kernels is not None  # a search is a parent
-    masks = pruning.prune(
-        kernels,
-        parent.masks if parent else None,
-        chosen["sparsity"],
-        score=chosen["score"],
-        scope=chosen["scope"],
-        seed=chosen.get("seed", 0),
-    )
-    init = json.loads(shop.store.file(parents["start"], "network.json").read_text())
-    epoch = chosen["rewind_epoch"]
-    rewind = None
-    if epoch:
-        path = shop.store.file(parents["rewind"], f"epoch-{epoch}.npz")
-        rewind = weights.read_arrays(path)
-    return Ticket(
-        spec=shop.spec(config),
-        dataset=config.data.name,
-        init_seed=init["seed"],
-        init_digest=init["digest"],
-        masks=masks,
-        rewind_epoch=epoch,
-        rewind_weights=rewind,
-        found=_provenance(shop, stage),
-        parent=parent.digest if parent else None,
-    )
-
-
-def _control_ticket(shop: Resources, stage: Stage) -> Ticket:
-    parent = shop.ticket(stage.parents["ticket"])
-    found = {**parent.found, "control": stage.settings["control"], "label": stage.label}
-    if stage.settings["control"] == "random_mask":
-        masks = pruning.random_masks(parent.masks, stage.settings["seed"])
-        return dataclasses.replace(parent, masks=masks, found=found, parent=parent.digest)
-    init = json.loads(shop.store.file(stage.parents["start"], "network.json").read_text())
-    return dataclasses.replace(
-        parent,
-        init_seed=init["seed"],
-        init_digest=init["digest"],
-        rewind_epoch=0,
-        rewind_weights=None,
-        found=found,
-        parent=parent.digest,
-    )
-
-
-def _provenance(shop: Resources, stage: Stage) -> dict:
-    """How a ticket was found: settings of search and pruning, cost, stages."""
-    searches = [s for s in ancestors(stage) if s.kind == "train"]
-    ledgers = [shop.store.manifest(s)["ledger"] for s in searches]
-    last = stage.parents["trained"]
-    troubles = {
-        "collapsed_epochs": [ledger.get("collapsed_epochs", []) for ledger in ledgers],
-        "rollbacks": [ledger.get("rollbacks", 0) for ledger in ledgers],
-    }
-    return {
-        "label": stage.label,
-        "control": None,
-        "search": last.settings["train"],
-        "data": last.settings["data"],
-        "seed": last.settings["seed"],
-        "pruning": dict(stage.settings),
-        "rounds": len(searches),
-        "cost": {
-            column: sum(ledger[column] for ledger in ledgers)
-            for column in ("seconds", "examples", "forward_passes", "flops")
-        },
-        "stages": [s.name for s in searches],
-        # Of each search; left out where there were none.
-        **{name: values for name, values in troubles.items() if any(values)},
-    }
-
-
 def _no_cost(shop: Resources, stage: Stage) -> Cost:
     del shop, stage
     return Cost()
@@ -416,6 +320,11 @@ KINDS: dict[str, Kind] = {
 }
 
 
+def kind_of(stage: Stage) -> Kind:
+    """What the stage brings along, or the built-in kind of its name."""
+    return stage.runtime.get("work") or KINDS[stage.kind]
+
+
 class Workshop(Resources):
     """Carries out stages, each under the configuration in its ``runtime["config"]``."""
 
@@ -426,7 +335,7 @@ class Workshop(Resources):
           LotteryError: as the work does.
         """
         self.prepare(stage)
-        KINDS[stage.kind].perform(self, stage, directory)
+        kind_of(stage).perform(self, stage, directory)
 
     def train_along(self, stage: Stage) -> None:
         """Takes part in a training that another process, the chief, performs.
@@ -439,4 +348,4 @@ class Workshop(Resources):
 
     def predicted_cost(self, stage: Stage) -> Cost:
         """Passes and FLOPs the stage will take, at most; times 0."""
-        return KINDS[stage.kind].cost(self, stage)
+        return kind_of(stage).cost(self, stage)

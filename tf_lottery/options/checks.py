@@ -6,14 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 from tf_lottery.errors import UsageError
+from tf_lottery.options.registry import Registry
 
 # (flag, value) -> None; raises ``UsageError``.
 Check = Callable[[str, Any], None]
 
 
 def choice(flag: str, value: str, choices) -> None:
-    """Raises ``UsageError`` unless ``value`` is one of ``choices``."""
-    if value not in choices:
+    """Raises ``UsageError`` unless ``value`` is one of ``choices``; a registry takes more."""
+    if isinstance(choices, Registry):
+        choices.check(flag, value)
+    elif value not in choices:
         raise UsageError.unknown(flag, value, choices)
 
 

@@ -70,9 +70,7 @@ class Option:
         """Raises ``UsageError`` that names the flag, if it cannot have this value."""
         if value is None and self.default is None:
             return
-        if isinstance(self.choices, Registry):
-            self.choices.check(self.flag, value)
-        elif self.choices:
+        if self.choices:
             (some_of if isinstance(value, tuple) else choice)(self.flag, value, self.choices)
         if self.check:
             self.check(self.flag, value)

@@ -1,4 +1,4 @@
-"""What ``--score``, ``--objective``, ``--model`` and ``--attacks`` may name, and where it is."""
+"""What --score, --objective, --model, --compare and --attacks may name, and where it is."""
 
 from __future__ import annotations
 
@@ -37,3 +37,11 @@ METHODS = Registry(
 )
 # (layers, pixels, depth, width) -> features (batch, n) before the logits.
 MODELS = Registry("a network", {name: arch.features for name, arch in ARCHITECTURES.items()})
+# (config, name, given) -> stage that leaves a ticket; see ``lottery.graph``.
+FINDERS = Registry(
+    "a ticket finder",
+    {
+        kind: f"tf_lottery.lottery.graph:{kind}"
+        for kind in ("dense", "boosting", "winning", "reinit", "random_mask")
+    },
+)

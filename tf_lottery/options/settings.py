@@ -18,7 +18,7 @@ from tf_lottery.options.architectures import ARCHITECTURES, architecture, check_
 from tf_lottery.options.attacks import AttackConfig, attack_from_name
 from tf_lottery.options.checks import at_least, positive, within
 from tf_lottery.options.option import Options, added, option
-from tf_lottery.options.registries import MODELS, OBJECTIVES, SCORES
+from tf_lottery.options.registries import FINDERS, MODELS, OBJECTIVES, SCORES
 
 __all__ = [
     "ARCHITECTURES", "DTYPE_POLICIES", "EXPORT_FORMATS", "KINDS", "SCOPES", "SCORES",
@@ -27,7 +27,7 @@ __all__ = [
     "derive_seed", "differences", "fingerprint", "settings",
 ]  # fmt: skip
 
-KINDS = ("dense", "boosting", "winning", "reinit", "random_mask")
+KINDS = tuple(FINDERS)
 SCOPES = ("global", "layer")
 EXPORT_FORMATS = (
     "saved_model", "tflite", "tflite_float16", "tflite_int8", "tflite_sparse",
@@ -110,6 +110,8 @@ class ModelConfig(Options, topic="Model"):
             label += f"-{self.depth}-{self.width}"
         elif self.name == "vgg":
             label += str(self.depth)
+        elif self.name not in MODELS:
+            label += "".join(f"-{size}" for size in (self.depth, self.width) if size)
         return label if self.width_multiplier == 1 else f"{label}-w{self.width_multiplier:g}"
 
 
@@ -294,8 +296,8 @@ class LotteryConfig(Options, topic="Running"):
     attacks: tuple[AttackConfig, ...] = ()
     compare: tuple[str, ...] = option(
         ("dense", "boosting", "reinit"),
-        f"Models to train and compare, of {', '.join(KINDS)}.",
-        choices=KINDS,
+        f"Models to train and compare: {', '.join(KINDS)} or package.module:function.",
+        choices=FINDERS,
         topic="What to do",
     )
     seed: int = option(

@@ -6,21 +6,24 @@ which is not imported here.
 """
 
 from tf_lottery.pruning.schedule import sparsities
-from tf_lottery.pruning.scores import score
+from tf_lottery.pruning.scores import ScoreContext, score
 from tf_lottery.pruning.selection import (
     density,
     kept_count,
     layer_densities,
     prune,
     random_masks,
+    select,
 )
 
 __all__ = [
+    "ScoreContext",
     "density",
     "kept_count",
     "layer_densities",
     "prune",
     "random_masks",
     "score",
+    "select",
     "sparsities",
 ]

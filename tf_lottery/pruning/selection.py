@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from tf_lottery.errors import DeadLayerError, LotteryError, UsageError
 from tf_lottery.options.settings import SCOPES, derive_seed
+from tf_lottery.pruning.scores import ScoreContext
 from tf_lottery.pruning.scores import score as score_weights
 from tf_lottery.types import NamedArrays
 
@@ -25,17 +24,12 @@ def prune(
     Args:
       weights: layer name -> kernel. The order of the layers breaks ties.
       masks: layer name -> bool, True where a weight is still there; ``None``: all are.
-      sparsity: share of *all* weights that are removed afterwards, those removed before
-        included, in [0, 1).
-      score: see ``tf_lottery.pruning.scores``.
-      scope: ``global``, one threshold over all layers; ``layer``, the same sparsity in
-        each layer, rounded so that the total is the same as of ``global``.
-      seed: of the score ``random``.
+      score: name of a score that needs weights alone, see ``tf_lottery.pruning.scores``.
+      sparsity, scope: see ``select``.
+      seed: of the score.
 
     Returns:
-      Layer name -> bool array with ``kept_count(total, sparsity)`` True in all. Nothing
-      comes back that ``masks`` had removed. Of equal scores the earlier position stays:
-      earlier layer, then earlier in C order.
+      As ``select``.
 
     Raises:
       UsageError: invalid sparsity, score or scope.
@@ -48,11 +42,36 @@ def prune(
       >>> prune({"a": np.array([3.0, 1.0]), "b": np.array([2.0, 2.0])}, None, 0.5, "magnitude")
       {'a': array([ True, False]), 'b': array([ True, False])}
     """
+    context = ScoreContext(weights, masks or {}, seed)
+    return select(score_weights(score, context), context.masks, sparsity, scope)
+
+
+def select(
+    scores: NamedArrays, masks: NamedArrays, sparsity: float, scope: str = "global"
+) -> NamedArrays:
+    """Keeps the weights of the highest scores among those that are still there.
+
+    Args:
+      scores: layer name -> array of its kernel's shape. The order of the layers breaks ties.
+      masks: layer name -> bool, True where a weight is still there.
+      sparsity: share of *all* weights that are removed afterwards, those removed before
+        included, in [0, 1).
+      scope: ``global``, one threshold over all layers; ``layer``, the same sparsity in
+        each layer, rounded so that the total is the same as of ``global``.
+
+    Returns:
+      Layer name -> bool array with ``kept_count(total, sparsity)`` True in all. Nothing
+      comes back that ``masks`` had removed. Of equal scores the earlier position stays:
+      earlier layer, then earlier in C order.
+
+    Raises:
+      UsageError, LotteryError, DeadLayerError: as ``prune``.
+    """
     if not 0 <= sparsity < 1:
         raise UsageError.bad_value("sparsity", sparsity, "in [0, 1), such as 0.8")
     if scope not in SCOPES:
         raise UsageError.unknown("scope", scope, SCOPES)
-    alive = _alive(weights, masks)
+    alive = {layer: masks[layer] for layer in scores}
     sizes = np.array([mask.size for mask in alive.values()])
     left = np.array([np.count_nonzero(mask) for mask in alive.values()])
     keep = kept_count(int(sizes.sum()), sparsity)
@@ -62,7 +81,6 @@ def prune(
             f"{1 - left.sum() / sizes.sum():g}: {left.sum()} of {sizes.sum()} weights are left, "
             f"{keep} are to be kept; give a higher one or prune a denser network"
         )
-    scores = score_weights(score, weights, alive, seed)
     if scope == "global":
         flat_alive = np.concatenate([mask.ravel() for mask in alive.values()])
         flat = np.concatenate([scores[layer].ravel() for layer in alive])
@@ -116,25 +134,6 @@ def density(masks: NamedArrays) -> float:
 def layer_densities(masks: NamedArrays) -> dict[str, float]:
     """Share of each layer's weights that is kept, in [0, 1]."""
     return {layer: float(np.count_nonzero(mask) / np.size(mask)) for layer, mask in masks.items()}
-
-
-def _alive(weights: NamedArrays, masks: Mapping[str, np.ndarray] | None) -> NamedArrays:
-    """Bool masks in the order of ``weights``."""
-    if not weights:
-        raise ValueError("no weights to prune")
-    if masks is None:
-        return {layer: np.ones(np.shape(kernel), bool) for layer, kernel in weights.items()}
-    if set(masks) != set(weights):
-        raise ValueError(
-            f"masks and weights are not of the same layers: {sorted(set(masks) ^ set(weights))}"
-        )
-    for layer, kernel in weights.items():
-        if np.shape(masks[layer]) != np.shape(kernel):
-            raise ValueError(
-                f"{layer}: mask of shape {np.shape(masks[layer])} for a kernel of "
-                f"shape {np.shape(kernel)}"
-            )
-    return {layer: np.asarray(masks[layer], bool) for layer in weights}
 
 
 def _top(scores: np.ndarray, alive: np.ndarray, keep: int) -> np.ndarray:
