@@ -76,7 +76,6 @@ def test_the_settings_of_a_run_go_with_its_plan(mode):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--replicates=2"], "--replicates goes with --experiment, which is not given"),
         (["--sweep_rates=0.1"], "--sweep_rates goes with --experiment"),
         (["--reference_csv="], "--reference_csv goes with --experiment"),
         (["--ray_cpus=2"], "--ray_cpus goes with --executor=ray"),

@@ -9,7 +9,7 @@ from tf_lottery.errors import StoreError
 from tf_lottery.report.formats import interval, percent, point_interval, points
 from tf_lottery.report.pages import escape_markdown, typeset
 from tf_lottery.report.robustness import write_evaluation, write_robustness_report
-from tf_lottery.report.robustness.verdict import claim_words, findings
+from tf_lottery.report.robustness.findings import claim_words, findings
 
 TWELVE = [f"model number {i} of twelve" for i in range(12)]
 

@@ -7,8 +7,6 @@ stage's ``runtime["work"]``: other processes find it by that.
 from __future__ import annotations
 
 import dataclasses
-import json
-import re
 import shutil
 import time
 from collections.abc import Callable

@@ -39,7 +39,7 @@ from tf_lottery.report.robustness.document import (
     read_evaluation,
 )
 from tf_lottery.report.robustness.figures import save_figures
-from tf_lottery.report.robustness.verdict import (
+from tf_lottery.report.robustness.findings import (
     check_counts,
     claim_words,
     findings,

@@ -8,7 +8,7 @@ from itertools import groupby
 
 from tf_lottery.report import formats
 from tf_lottery.report.robustness.document import CHECKS, WORST, Evaluation, Model, Pair
-from tf_lottery.report.robustness.verdict import (
+from tf_lottery.report.robustness.findings import (
     COMPARISON,
     PAIRS_SPELT_OUT,
     check_counts,

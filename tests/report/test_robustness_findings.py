@@ -2,7 +2,7 @@ import pytest
 
 from tf_lottery.report.formats import percent
 from tf_lottery.report.robustness.document import Check, Pair
-from tf_lottery.report.robustness.verdict import check_counts, claim, findings, limits
+from tf_lottery.report.robustness.findings import check_counts, claim, findings, limits
 from tf_lottery.statistics import paired_difference, wilson
 
 
