@@ -53,6 +53,7 @@ from tf_lottery.models import build_model
 from tf_lottery.options.settings import AttackConfig, DataConfig, attack_from_name
 from tf_lottery.pruning.masks import wrap
 from tf_lottery.training.run import train
+from tf_lottery.training.task import Reporting
 
 PARTS = ("apgd_ce", "apgd_t", "fab_t", "square")
 SUITE = "suite"
@@ -87,7 +88,14 @@ def digits(objectives: Sequence[str] = OBJECTIVES, epochs: int = 15, width: floa
         )
         masked = wrap(build_model("convnet", data.input_shape, 10, 0, width_multiplier=width))
         with tempfile.TemporaryDirectory() as directory:
-            train(masked, data, config.train, seed=0, directory=Path(directory), verbose=0)
+            train(
+                masked,
+                data,
+                config.train,
+                seed=0,
+                directory=Path(directory),
+                reporting=Reporting(verbose=0),
+            )
         networks[objective] = masked.network
     return networks, *_unseen(data)
 

@@ -56,7 +56,10 @@ from tf_lottery.pruning.masks import MaskedNetwork, wrap
 from tf_lottery.report.json_document import plain
 from tf_lottery.terminal import silent_stderr
 from tf_lottery.tickets import NetworkSpec
-from tf_lottery.training.run import make_optimizer, make_training_model, train
+from tf_lottery.training.model import make_training_model
+from tf_lottery.training.optimizer import make_optimizer
+from tf_lottery.training.run import train
+from tf_lottery.training.task import Reporting
 
 OUTPUT = Path(__file__).parents[1] / "docs" / "results" / "compaction.json"
 SPARSITIES = (0.8, 0.9, 0.95, 0.98)
@@ -119,7 +122,7 @@ def trained(config: LotteryConfig, data: ImageData, training: TrainConfig, start
             seed=0,
             directory=Path(directory),
             augment=config.data.augment,
-            verbose=0,
+            reporting=Reporting(verbose=0),
         )
     return spec, masked, history[-1]
 

@@ -33,7 +33,8 @@ from tf_lottery.evaluation import Evaluator
 from tf_lottery.keras import keras, tf
 from tf_lottery.options.settings import attack_from_name
 from tf_lottery.pruning.masks import wrap
-from tf_lottery.training.run import make_optimizer, make_training_model
+from tf_lottery.training.model import make_training_model
+from tf_lottery.training.optimizer import make_optimizer
 
 SIDES = ("ours", "torch_best", "torch_published", "keras_cleverhans")
 CASES = ("natural", "fgsm", "pgd10", "pgd20_evaluation")

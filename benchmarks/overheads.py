@@ -38,7 +38,8 @@ from tf_lottery.machine import machine
 from tf_lottery.models.frozen import frozen_logits
 from tf_lottery.options.settings import AttackConfig
 from tf_lottery.pruning.masks import wrap
-from tf_lottery.training.run import make_optimizer, make_training_model
+from tf_lottery.training.model import make_training_model
+from tf_lottery.training.optimizer import make_optimizer
 
 MODELS = ("vgg16", "resnet18", "wide_resnet-28-2")
 SPARSITIES = (0.0, 0.5, 0.8, 0.95)

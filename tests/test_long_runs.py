@@ -24,6 +24,7 @@ from tf_lottery.options.settings import (
 from tf_lottery.pruning.masks import wrap
 from tf_lottery.training import callbacks
 from tf_lottery.training.run import train
+from tf_lottery.training.task import Reporting
 
 FGSM = TrainConfig(
     objective=ObjectiveConfig("fgsm", attack_from_name("fgsm", eps=0.05)),
@@ -67,7 +68,7 @@ def test_no_graph_of_a_finished_training_stays(tmp_path):
     for i in range(3):
         place = tmp_path / str(i)
         place.mkdir()
-        train(network(), data(), FGSM, seed=i, directory=place, verbose=0)
+        train(network(), data(), FGSM, seed=i, directory=place, reporting=Reporting(verbose=0))
         counts.append(live_graphs())
     assert counts[2] == counts[1] == counts[0]
 
@@ -92,9 +93,13 @@ def test_ten_thousand_steps(tmp_path, monkeypatch):
     config = dataclasses.replace(FGSM, epochs=500)
     (tmp_path / "run").mkdir()
     train(
-        network(), data(160), config, seed=0, directory=tmp_path / "run", verbose=0,
-        log_directory=tmp_path / "log",
-    )  # fmt: skip
+        network(),
+        data(160),
+        config,
+        seed=0,
+        directory=tmp_path / "run",
+        reporting=Reporting(verbose=0, log_directory=tmp_path / "log"),
+    )
     assert len(seen) == 10
     memory, descriptors, traced, files = zip(*seen, strict=True)
     assert max(memory[1:]) < 1.05 * memory[1]

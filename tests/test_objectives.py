@@ -1,11 +1,13 @@
-"""Objectives: what is perturbed, what is minimised."""
+"""Objectives: what they see of a step, what they minimise, what they cost."""
 
 import numpy as np
 import pytest
 
+from tf_lottery.errors import UsageError
 from tf_lottery.keras import tf
-from tf_lottery.objectives import cross_entropy, make_objective
-from tf_lottery.options.settings import ObjectiveConfig, attack_from_name
+from tf_lottery.lottery.costs import training_cost
+from tf_lottery.objectives import Step, adversarial, cross_entropy, natural, passes_of
+from tf_lottery.options.settings import ObjectiveConfig, TrainConfig, attack_from_name
 
 
 def softmax_loss(logits, y):
@@ -31,45 +33,89 @@ def test_cross_entropy_of_confident_logits_is_finite():
     assert float(loss) == 1000
 
 
-def test_natural_objective_leaves_the_images():
-    objective = make_objective(ObjectiveConfig("natural"))
-    x = tf.random.stateless_uniform((2, 3, 3, 1), (0, 1))
-
-    def logits_fn(_):
-        raise AssertionError("natural training attacks nothing")
-
-    assert objective.perturb(logits_fn, x, tf.constant([0, 1]), 0) is x
-    assert objective.name == "natural"
+def network(x, training):
+    """Logits that say in which mode they were made."""
+    return tf.reshape(x, (len(x), -1)) * (1.0 if training else 2.0)
 
 
-def test_adversarial_objective_hands_everything_to_the_attack():
+def make_step(make_attack=None, **options):
+    x, y = tf.constant([0.25, 0.75], shape=(1, 2, 1, 1)), tf.constant([1])
+    freeze = lambda network: lambda x: network(x, training=False)  # noqa: E731
+    return Step(x, y, tf.constant([[3, 4]]), network, freeze, make_attack, **options)
+
+
+def test_natural_training_is_on_clean_images():
+    step = make_step()
+    loss, logits = natural(step)
+    np.testing.assert_array_equal(logits, [[0.25, 0.75]])
+    assert float(loss) == pytest.approx(softmax_loss([[0.25, 0.75]], [1]))
+
+
+def test_adversarial_training_is_on_what_the_attack_makes_of_the_step():
     seen = []
 
-    def attack(logits_fn, x, y, seed):
-        seen.append((logits_fn, x, y, seed))
-        return x + 1
+    def make_attack():
+        return lambda *args: (seen.append(args), args[1] + 1)[1]
 
-    config = ObjectiveConfig("fgsm", attack_from_name("fgsm"))
-    objective = make_objective(config, attack)
-    x = tf.zeros((1, 2, 2, 1))
-    np.testing.assert_array_equal(objective.perturb("f", x, "y", "seed"), np.ones((1, 2, 2, 1)))
-    assert seen[0][0] == "f"
-    assert seen[0][1] is x
-    assert seen[0][2:] == ("y", "seed")
+    step = make_step(make_attack)
+    loss, logits = adversarial(step)
+    np.testing.assert_array_equal(logits, [[1.25, 1.75]])
+    assert float(loss) == pytest.approx(softmax_loss([[1.25, 1.75]], [1]))
+    ((logits_fn, *others),) = seen
+    for got, expected in zip(others, (step.x, step.y, step.seeds), strict=True):
+        assert got is expected
+    np.testing.assert_array_equal(logits_fn(step.x), [[0.5, 1.5]])  # in inference mode
 
 
-def test_no_gradient_flows_through_the_attack():
-    config = ObjectiveConfig("pgd", attack_from_name("pgd3"))
-    objective = make_objective(config, lambda logits_fn, x, y, seed: x * x)
-    x = tf.fill((1, 1, 1, 1), 3.0)
+def test_attack_and_frozen_logits_are_constants():
+    weight = tf.Variable(3.0)
+
+    def scaled(x, training):
+        return weight * network(x, training)
+
     with tf.GradientTape() as tape:
-        tape.watch(x)
-        value = objective.perturb(None, x, None, 0)
-    assert tape.gradient(value, x) is None
+        step = make_step(
+            lambda loss: lambda f, x, y, seed: x * loss(f(x), y), unrecorded=tape.stop_recording
+        )
+        step._network = scaled
+        constants = [
+            step.frozen(step.x),
+            step.attack(lambda logits, y: tf.reduce_sum(logits * step.frozen(step.x))),
+        ]
+        sums = [tf.reduce_sum(value) for value in constants]
+        total = tf.reduce_sum(step.logits(step.x)) + tf.add_n(sums)
+    np.testing.assert_allclose(constants[0], [[1.5, 4.5]])
+    np.testing.assert_allclose(tf.reshape(constants[1], -1), 22.5 * np.array([0.25, 0.75]))
+    assert float(tape.gradient(total, weight)) == 1.0
 
 
-def test_attack_and_objective_must_go_together():
-    with pytest.raises(ValueError, match="natural"):
-        make_objective(ObjectiveConfig("natural"), lambda *_: None)
-    with pytest.raises(ValueError, match="pgd"):
-        make_objective(ObjectiveConfig("pgd", attack_from_name("pgd10")))
+def test_an_objective_that_attacks_needs_an_attack():
+    with pytest.raises(ValueError, match="no attack"):
+        adversarial(make_step())
+    for name, attack in (("natural", attack_from_name("pgd10")), ("pgd", None)):
+        with pytest.raises(ValueError, match="natural"):
+            ObjectiveConfig(name, attack)
+
+
+@pytest.mark.parametrize(
+    ("name", "attack", "expected"),
+    [
+        ("natural", None, (1, 1, 1)),
+        ("fgsm", "fgsm", (2, 2, 1)),
+        ("pgd", "pgd10", (11, 11, 1)),
+        ("outside_training:smoothed", None, (1, 1, 1)),
+        ("outside_training:trades", "pgd10", (13, 12, 2)),
+    ],
+)
+def test_passes_an_image(name, attack, expected):
+    config = ObjectiveConfig(name, attack and attack_from_name(attack))
+    assert passes_of(config) == expected
+    cost = training_cost(TrainConfig(config, epochs=2, batch_size=4), 9, forward_flops=7)
+    assert cost.flops == 2 * 8 * 7 * sum(expected)
+    assert cost.weight_gradient_passes == 2 * 8 * expected[2]
+
+
+@pytest.mark.parametrize("name", ["trades", "outside_training:nothing", "nowhere:trades"])
+def test_unknown_objectives_are_told(name):
+    with pytest.raises(UsageError, match=f"--objective.*{name}"):
+        passes_of(ObjectiveConfig(name))

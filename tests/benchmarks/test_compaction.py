@@ -1,16 +1,16 @@
 """A compacted ticket takes the steps of the whole one."""
 
+import functools
 import importlib
 
 import numpy as np
 import pytest
 
-from tf_lottery import weights
+from tf_lottery import objectives, weights
 from tf_lottery.attacks import make_attack
 from tf_lottery.keras import keras, tf
 from tf_lottery.models import build_model, forward_flops
-from tf_lottery.objectives import make_objective
-from tf_lottery.options.settings import ObjectiveConfig, attack_from_name
+from tf_lottery.options.settings import attack_from_name
 from tf_lottery.pruning.masks import wrap
 from tf_lottery.training.model import LotteryModel
 
@@ -44,12 +44,9 @@ def masked_network(name):
 
 def trained(masked, objective):
     """The weights after a few steps, momentum and weight decay on."""
-    attack = None
-    config = ObjectiveConfig("natural")
-    if objective == "pgd":
-        config = ObjectiveConfig("pgd", attack_from_name("pgd3", 0.1))
-        attack = make_attack(config.attack)
-    model = LotteryModel(masked, make_objective(config, attack), attack_seed=3, weight_decay=0.01)
+    attack = functools.partial(make_attack, attack_from_name("pgd3", 0.1))
+    parts = (objectives.natural,) if objective == "natural" else (objectives.adversarial, attack)
+    model = LotteryModel(masked, *parts, attack_seed=3, weight_decay=0.01)
     model.compile(optimizer=keras.optimizers.SGD(0.05, momentum=0.9))
     rng = np.random.default_rng(0)
     shape = masked.network.input_shape[1:]

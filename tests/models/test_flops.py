@@ -12,14 +12,12 @@ import math
 
 import pytest
 
-from tf_lottery.attacks import make_attack
 from tf_lottery.keras import keras, tf
 from tf_lottery.lottery.costs import training_cost
 from tf_lottery.models import build_model, forward_flops
-from tf_lottery.objectives import make_objective
 from tf_lottery.options.settings import AttackConfig, ObjectiveConfig, TrainConfig
 from tf_lottery.pruning.masks import wrap
-from tf_lottery.training.model import LotteryModel
+from tf_lottery.training.model import make_training_model
 
 BATCH = 4
 SHAPE = (9, 8, 3)  # an odd side, so that padding counts
@@ -33,6 +31,7 @@ SMALL = {
 NATURAL = ObjectiveConfig("natural")
 FGSM = ObjectiveConfig("fgsm", AttackConfig("fgsm", steps=1))
 PGD = ObjectiveConfig("pgd", AttackConfig("pgd10", steps=10, random_start=True))
+TRADES = ObjectiveConfig("outside_training:trades", PGD.attack)
 PASSES = ("forward", "input_gradient", "weight_gradient")
 
 
@@ -126,8 +125,8 @@ def counted(function):
 def training_step(name, objective):
     """A bare network, and the graph of its training step on ``BATCH`` images."""
     masked = wrap(build_model(name, SHAPE, 10, 0, **SMALL[name]))
-    attack = make_attack(objective.attack) if objective.attack else None
-    model = LotteryModel(masked, make_objective(objective, attack), weight_decay=1e-4)
+    config = TrainConfig(objective, batch_size=BATCH)
+    model = make_training_model(masked, config, 0)
     optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
     optimizer.build(masked.network.trainable_variables)
     model.compile(optimizer=optimizer)
@@ -138,7 +137,8 @@ def training_step(name, objective):
 
 @pytest.mark.parametrize(
     ("name", "objective"),
-    [(name, objective) for name in SMALL for objective in (NATURAL, PGD)] + [("convnet", FGSM)],
+    [(name, objective) for name in SMALL for objective in (NATURAL, PGD)]
+    + [("convnet", FGSM), ("convnet", TRADES)],
     ids=lambda value: getattr(value, "name", value),
 )
 def test_a_training_step_costs_what_the_ledger_says(name, objective, monkeypatch):
@@ -148,18 +148,19 @@ def test_a_training_step_costs_what_the_ledger_says(name, objective, monkeypatch
     flops = forward_flops(network)
     full, first = sum(flops.values()), next(iter(flops.values()))
     outside, attack_step = counted(function)
-    # One pass of each kind, but for the gradient of the pixels, which nobody needs.
+    # By default one pass of each kind, but for the gradient of the pixels, which nobody needs.
     layers = len(flops)
+    steps = objective.attack_steps
+    there, back, of_weights = (3, 2, 2) if objective is TRADES else (1, 1, 1)
     assert outside == {
-        ("forward", "flops"): BATCH * full,
-        ("forward", "nodes"): layers,
-        ("input_gradient", "flops"): BATCH * (full - first),
-        ("input_gradient", "nodes"): layers - 1,
-        ("weight_gradient", "flops"): BATCH * full,
-        ("weight_gradient", "nodes"): layers,
+        ("forward", "flops"): there * BATCH * full,
+        ("forward", "nodes"): there * layers,
+        ("input_gradient", "flops"): back * BATCH * (full - first),
+        ("input_gradient", "nodes"): back * (layers - 1),
+        ("weight_gradient", "flops"): of_weights * BATCH * full,
+        ("weight_gradient", "nodes"): of_weights * layers,
     }
     # An attack step needs the pixels' gradient and no weight's.
-    steps = objective.attack_steps
     if steps:
         assert attack_step == {
             ("forward", "flops"): BATCH * full,
@@ -171,8 +172,9 @@ def test_a_training_step_costs_what_the_ledger_says(name, objective, monkeypatch
         assert not attack_step
     cost = training_cost(TrainConfig(objective, epochs=1, batch_size=BATCH), BATCH, full)
     total = sum(outside[p, "flops"] + steps * attack_step[p, "flops"] for p in PASSES)
-    assert cost.flops == {0: 3, 1: 5, 10: 23}[steps] * BATCH * full
-    assert cost.flops - total == BATCH * first
+    expected = 27 if objective is TRADES else {0: 3, 1: 5, 10: 23}[steps]
+    assert cost.flops == expected * BATCH * full
+    assert cost.flops - total == back * BATCH * first
     for column in dataclasses.asdict(cost):
         if column.endswith("_passes"):
             kind = column.removesuffix("_passes")

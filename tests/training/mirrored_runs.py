@@ -26,6 +26,7 @@ from tf_lottery.pruning.masks import wrap
 from tf_lottery.training import callbacks, run
 from tf_lottery.training.devices import make_distribution
 from tf_lottery.training.distribution import Distribution
+from tf_lottery.training.task import Reporting
 
 STEPS = 5  # an epoch
 BATCH = 64
@@ -74,9 +75,15 @@ def main(root: Path) -> None:
         directory.mkdir(exist_ok=True)
         masked = network()
         run.train(
-            masked, data, config, seed=1, directory=directory, augment=True, verbose=0,
-            distribution=distribution, log_directory=root / "logs" / name,
-        )  # fmt: skip
+            masked,
+            data,
+            config,
+            seed=1,
+            directory=directory,
+            augment=True,
+            distribution=distribution,
+            reporting=Reporting(verbose=0, log_directory=root / "logs" / name),
+        )
         weights.write_arrays(directory / "masks.npz", masked.get_masks())
         weights.write_arrays(directory / "network.npz", weights.get_weights(masked.network))
 

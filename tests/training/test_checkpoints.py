@@ -14,7 +14,9 @@ from tf_lottery import weights
 from tf_lottery.options.settings import ObjectiveConfig, ScheduleConfig, TrainConfig
 from tf_lottery.training import callbacks, checkpoints
 from tf_lottery.training.run import train
+from tf_lottery.training.task import Reporting
 
+QUIET = Reporting(verbose=0)
 NATURAL = TrainConfig(
     objective=ObjectiveConfig("natural"),
     epochs=3,
@@ -47,14 +49,14 @@ def cut(sparse, tiny_data, tmp_path_factory):
 
         patch.setattr(callbacks.Checkpoint, "on_train_batch_end", end)
         with pytest.raises(Killed):
-            train(sparse(), tiny_data, config, seed=0, directory=directory, verbose=0)
+            train(sparse(), tiny_data, config, seed=0, directory=directory, reporting=QUIET)
     return directory
 
 
 @pytest.fixture(scope="module")
 def whole(sparse, tiny_data, tmp_path_factory):
     directory = tmp_path_factory.mktemp("whole")
-    train(sparse(), tiny_data, NATURAL, seed=0, directory=directory, verbose=0)
+    train(sparse(), tiny_data, NATURAL, seed=0, directory=directory, reporting=QUIET)
     return directory
 
 
@@ -63,7 +65,14 @@ def resume(cut, place, sparse, data, damage):
     shutil.copytree(cut, place)
     damage(place)
     said = []
-    train(sparse(), data, NATURAL, seed=0, directory=place, verbose=0, announce=said.append)
+    train(
+        sparse(),
+        data,
+        NATURAL,
+        seed=0,
+        directory=place,
+        reporting=Reporting(verbose=0, announce=said.append),
+    )
     return said
 
 
@@ -145,7 +154,7 @@ def test_the_end_is_the_same_whichever_checkpoint_is_left(
 
 def test_no_minutes_no_checkpoints_within_epochs(sparse, tiny_data, tmp_path):
     config = dataclasses.replace(NATURAL, epochs=1, checkpoint_minutes=0.0)
-    train(sparse(), tiny_data, config, seed=0, directory=tmp_path, verbose=0)
+    train(sparse(), tiny_data, config, seed=0, directory=tmp_path, reporting=QUIET)
     (path,) = (tmp_path / "checkpoints").glob("*.json")
     assert path.stem == "ckpt-000001-000000000"
 
@@ -186,7 +195,8 @@ def start():
 
 def go(name):
     (root / name).mkdir(exist_ok=True)
-    train(start(), data, config, seed=5, directory=root / name, augment=True, verbose=0)
+    options = dict(seed=5, directory=root / name, augment=True, reporting=Reporting(verbose=0))
+    train(start(), data, config, **options)
 
 def result(name):
     arrays = [weights.digest(weights.read_arrays(root / name / f"{w}.npz"))

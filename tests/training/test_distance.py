@@ -13,6 +13,7 @@ from tf_lottery.options.settings import ObjectiveConfig, ScheduleConfig, TrainCo
 from tf_lottery.training import callbacks, distance, run
 from tf_lottery.training.distance import RelativeDistance
 from tf_lottery.training.run import train
+from tf_lottery.training.task import Reporting
 
 CONFIG = TrainConfig(
     objective=ObjectiveConfig("natural"),
@@ -91,9 +92,13 @@ def test_every_epoch_of_a_run(sparse, tiny_data, tmp_path, reference):
     directory = tmp_path / "run"
     directory.mkdir()
     rows = train(
-        masked, tiny_data, CONFIG, seed=0, directory=directory, verbose=0,
-        distance_from=reference, log_directory=tmp_path / "log",
-    )  # fmt: skip
+        masked,
+        tiny_data,
+        CONFIG,
+        seed=0,
+        directory=directory,
+        reporting=Reporting(verbose=0, distance_from=reference, log_directory=tmp_path / "log"),
+    )
     for row, name in zip(rows, ("epoch-1", "final"), strict=True):
         value = expected(reference, directory, name, masked.kernels)
         assert row["distance"] == pytest.approx(value, rel=1e-12)
@@ -114,7 +119,8 @@ def test_every_epoch_of_a_run(sparse, tiny_data, tmp_path, reference):
 def test_a_resumed_run_measures_as_an_uninterrupted_one(
     sparse, tiny_data, tmp_path, reference, monkeypatch
 ):
-    options = {"seed": 0, "verbose": 0, "distance_from": reference}
+    reporting = Reporting(verbose=0, distance_from=reference)
+    options = {"seed": 0, "reporting": reporting}
     save = callbacks.Checkpoint.on_epoch_end
 
     def interrupt(self, epoch, logs=None):
@@ -147,9 +153,13 @@ def test_measuring_is_in_no_measured_time(sparse, tiny_data, tmp_path, reference
 
     monkeypatch.setattr(run, "RelativeDistance", Slow)
     rows = train(
-        sparse(), tiny_data, CONFIG, seed=0, directory=tmp_path, verbose=0,
-        distance_from=reference,
-    )  # fmt: skip
+        sparse(),
+        tiny_data,
+        CONFIG,
+        seed=0,
+        directory=tmp_path,
+        reporting=Reporting(verbose=0, distance_from=reference),
+    )
     assert clock.late == 20_000
     assert all(row["seconds"] + row["validation_seconds"] < 5_000 for row in rows)
 
@@ -160,7 +170,11 @@ def test_kernels_of_another_network_are_refused_before_training(
     wrong = {**reference, "conv1": reference["conv1"][..., 1:]}
     with pytest.raises(ValueError, match="kernel of conv1 has shape"):
         train(
-            sparse(), tiny_data, CONFIG, seed=0, directory=tmp_path, verbose=0,
-            distance_from=wrong,
-        )  # fmt: skip
+            sparse(),
+            tiny_data,
+            CONFIG,
+            seed=0,
+            directory=tmp_path,
+            reporting=Reporting(verbose=0, distance_from=wrong),
+        )
     assert not list(tmp_path.iterdir())

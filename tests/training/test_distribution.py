@@ -30,9 +30,11 @@ from tf_lottery.lottery.followers import agree_on_targets, follow
 from tf_lottery.options.settings import ObjectiveConfig, TrainConfig, settings
 from tf_lottery.training import devices
 from tf_lottery.training.distribution import Distribution
+from tf_lottery.training.task import Reporting
 
 # Of a test with the fixture, a process that trains many times, on a loaded machine.
 pytestmark = pytest.mark.timeout(3600)
+QUIET = Reporting(verbose=0)
 CLOSE = {"rtol": 0, "atol": 1e-5}
 SIGNS = {"rtol": 0, "atol": 5e-3}
 MEASURED = (
@@ -175,7 +177,7 @@ def test_batch_norm_of_another_number_of_devices_is_refused(sparse, tiny_data, t
 
     config = TrainConfig(ObjectiveConfig("natural"), epochs=1, batch_size=32, batch_norm_groups=2)
     with pytest.raises(UsageError, match=r"^--devices: got 2, must be 1, "):
-        train(sparse(), tiny_data, config, seed=0, directory=tmp_path, verbose=0)
+        train(sparse(), tiny_data, config, seed=0, directory=tmp_path, reporting=QUIET)
     Several(2).check(config)
 
 

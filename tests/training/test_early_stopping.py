@@ -12,7 +12,9 @@ from tf_lottery.keras import keras
 from tf_lottery.options.settings import ObjectiveConfig, ScheduleConfig, TrainConfig
 from tf_lottery.training import callbacks, checkpoints, guards
 from tf_lottery.training.run import train
+from tf_lottery.training.task import Reporting
 
+QUIET = Reporting(verbose=0)
 NATURAL = TrainConfig(
     objective=ObjectiveConfig("natural"),
     epochs=8,
@@ -70,7 +72,7 @@ def scripted(monkeypatch):
 
 def go(masked, data, directory, config=NATURAL, **options):
     directory.mkdir(exist_ok=True)
-    return train(masked, data, config, seed=3, directory=directory, verbose=0, **options)
+    return train(masked, data, config, seed=3, directory=directory, **options, reporting=QUIET)
 
 
 def test_a_run_stops_and_leaves_what_a_run_leaves(scripted, sparse, tiny_data, tmp_path):

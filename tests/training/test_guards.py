@@ -14,7 +14,9 @@ from tf_lottery.tickets import Ticket
 from tf_lottery.training import checkpoints
 from tf_lottery.training.guards import NonFiniteGuard, has_collapsed
 from tf_lottery.training.run import train
+from tf_lottery.training.task import Reporting
 
+QUIET = Reporting(verbose=0)
 NATURAL = TrainConfig(
     objective=ObjectiveConfig("natural"),
     epochs=3,
@@ -34,9 +36,13 @@ def test_the_step_the_likely_flag_and_what_is_kept_are_named(sparse, tiny_data, 
     said = r"^s: .* epoch 1, step [2-3]; a lower --search_learning_rate may help$"
     with pytest.raises(NonFiniteError, match=said):
         train(
-            sparse(), tiny_data, config, seed=0, directory=tmp_path, stage="s", verbose=0,
-            rate_flag="search_learning_rate",
-        )  # fmt: skip
+            sparse(),
+            tiny_data,
+            config,
+            seed=0,
+            directory=tmp_path,
+            reporting=Reporting(stage="s", verbose=0, rate_flag="search_learning_rate"),
+        )
 
 
 @pytest.mark.parametrize(
@@ -48,7 +54,8 @@ def test_the_step_the_likely_flag_and_what_is_kept_are_named(sparse, tiny_data, 
     ],
 )
 def test_gradients_are_looked_at(norm, said):
-    guard = NonFiniteGuard("s", None, first_step=1)
+    guard = NonFiniteGuard("s", None)
+    guard.go_on(checkpoints.Position(step=1))
     guard.on_epoch_begin(0)
     guard.on_train_batch_end(0, {"loss": 1.0, "gradient_norm": 5.0})
     with pytest.raises(NonFiniteError, match=said):
@@ -66,7 +73,7 @@ def test_the_history_has_the_largest_gradient_of_an_epoch(sparse, tiny_data, tmp
         look(self, batch, logs)
 
     monkeypatch.setattr(NonFiniteGuard, "on_train_batch_end", watch)
-    rows = train(sparse(), tiny_data, NATURAL, seed=0, directory=tmp_path, verbose=0)
+    rows = train(sparse(), tiny_data, NATURAL, seed=0, directory=tmp_path, reporting=QUIET)
     assert len(set(seen)) == len(seen) == 9
     largest = [max(seen[i : i + 3]) for i in (0, 3, 6)]
     np.testing.assert_allclose([row["gradient_norm"] for row in rows], largest, rtol=1e-6)
@@ -90,9 +97,13 @@ def test_going_back_halves_the_rate(sparse, tiny_data, tmp_path, monkeypatch, ep
     bad_once(monkeypatch, epoch, 1)
     said = []
     rows = train(
-        sparse(), tiny_data, NATURAL, seed=0, directory=tmp_path, verbose=0, stage="s",
-        announce=said.append,
-    )  # fmt: skip
+        sparse(),
+        tiny_data,
+        NATURAL,
+        seed=0,
+        directory=tmp_path,
+        reporting=Reporting(verbose=0, stage="s", announce=said.append),
+    )
     where = "the end of epoch 1" if epoch else "the start"
     assert said == [
         f"s: loss is nan in epoch {epoch + 1}, step 2; a lower --learning_rate may help; going "
@@ -106,7 +117,9 @@ def test_going_back_halves_the_rate(sparse, tiny_data, tmp_path, monkeypatch, ep
     if not epoch:
         half = dataclasses.replace(NATURAL, schedule=ScheduleConfig("constant", peak=0.025))
         (tmp_path / "half").mkdir()
-        others = train(sparse(), tiny_data, half, seed=0, directory=tmp_path / "half", verbose=0)
+        others = train(
+            sparse(), tiny_data, half, seed=0, directory=tmp_path / "half", reporting=QUIET
+        )
         for row, other in zip(rows, others, strict=True):
             np.testing.assert_allclose(row["loss"], other["loss"], atol=1e-4)
 
@@ -122,7 +135,14 @@ def test_a_process_that_takes_over_knows_of_the_rollback(sparse, tiny_data, tmp_
             raise Killed
 
         with pytest.raises(Killed):  # before it has gone back: nothing has happened
-            train(sparse(), tiny_data, NATURAL, seed=0, directory=tmp_path, verbose=0, announce=die)
+            train(
+                sparse(),
+                tiny_data,
+                NATURAL,
+                seed=0,
+                directory=tmp_path,
+                reporting=Reporting(verbose=0, announce=die),
+            )
     assert checkpoints.newest(tmp_path).rollbacks == 0
     with monkeypatch.context() as patch:
         bad_once(patch, 1, 1)
@@ -136,8 +156,8 @@ def test_a_process_that_takes_over_knows_of_the_rollback(sparse, tiny_data, tmp_
 
         patch.setattr(NonFiniteGuard, "on_train_batch_end", die_after_it)
         with pytest.raises(Killed):
-            train(sparse(), tiny_data, NATURAL, seed=0, directory=tmp_path, verbose=0)
-    rows = train(sparse(), tiny_data, NATURAL, seed=0, directory=tmp_path, verbose=0)
+            train(sparse(), tiny_data, NATURAL, seed=0, directory=tmp_path, reporting=QUIET)
+    rows = train(sparse(), tiny_data, NATURAL, seed=0, directory=tmp_path, reporting=QUIET)
     assert [row["rollbacks"] for row in rows] == [0, 1, 1]
 
 
@@ -146,9 +166,13 @@ def test_going_back_ends(sparse, tiny_data, tmp_path):
     said = []
     with pytest.raises(NonFiniteError, match="checkpoint of the start is kept, after 3 rollbacks"):
         train(
-            sparse(), tiny_data, config, seed=0, directory=tmp_path, verbose=0,
-            announce=said.append,
-        )  # fmt: skip
+            sparse(),
+            tiny_data,
+            config,
+            seed=0,
+            directory=tmp_path,
+            reporting=Reporting(verbose=0, announce=said.append),
+        )
     assert len(said) == 3
     assert not (tmp_path / "final.npz").exists()
 
@@ -199,9 +223,13 @@ def collapse(data, directory, **options):
     config = lottery_config(**COLLAPSE | options).train
     try:
         rows = train(
-            network, data, config, seed=0, directory=directory, verbose=0, stage="search: x",
-            announce=said.append,
-        )  # fmt: skip
+            network,
+            data,
+            config,
+            seed=0,
+            directory=directory,
+            reporting=Reporting(verbose=0, stage="search: x", announce=said.append),
+        )
     except CollapseError as error:
         return said, str(error)
     return said, rows
@@ -240,7 +268,7 @@ def test_catastrophic_overfitting_is_gone_back_from(digits, tmp_path):
 
 
 def test_only_fgsm_training_is_watched(sparse, tiny_data, tmp_path):
-    rows = train(sparse(), tiny_data, NATURAL, seed=0, directory=tmp_path, verbose=0)
+    rows = train(sparse(), tiny_data, NATURAL, seed=0, directory=tmp_path, reporting=QUIET)
     assert {row["validation_fgsm"] for row in rows} == {row["collapsed"] for row in rows} == {None}
 
 

@@ -15,8 +15,11 @@ from tf_lottery.options.settings import (
     attack_from_name,
 )
 from tf_lottery.training.input_gradients import MOST_LOST, compare
-from tf_lottery.training.run import attack_scale, train
+from tf_lottery.training.model import attack_scale
+from tf_lottery.training.run import train
+from tf_lottery.training.task import Reporting
 
+QUIET = Reporting(verbose=0)
 CONFIG = TrainConfig(
     objective=ObjectiveConfig("fgsm", attack_from_name("fgsm", eps=0.02)),
     epochs=1,
@@ -69,7 +72,7 @@ def sure(sparse, tiny_network, tiny_data):
         masked = sparse(dtype_policy=policy)
         weights.set_weights(masked.network, values)
         data = dataclasses.replace(tiny_data, train_labels=(right + shift) % 4)
-        options = {"seed": 0, "verbose": 0, "validation_network": tiny_network()}
+        options = {"seed": 0, "reporting": QUIET, "validation_network": tiny_network()}
         return masked, data, options
 
     return make
@@ -79,7 +82,14 @@ def test_without_a_scale_a_confident_float16_network_is_stopped(sure, tmp_path):
     config = dataclasses.replace(CONFIG, attack_loss_scale=1.0)
     masked, data, options = sure("mixed_float16")
     with pytest.raises(PrecisionError) as caught:
-        train(masked, data, config, directory=tmp_path, stage="search of tiny", **options)
+        train(
+            masked,
+            data,
+            config,
+            directory=tmp_path,
+            **options,
+            reporting=Reporting(stage="search of tiny"),
+        )
     message = str(caught.value)
     assert message.startswith("search of tiny: after epoch 1, ")
     assert 5 < float(message.split("after epoch 1, ")[1].split("%")[0]) <= 100
@@ -104,7 +114,9 @@ def test_the_automatic_scale_passes(sure, tmp_path, policy, shift):
     masked, data, options = sure(policy, shift)
     config = dataclasses.replace(CONFIG, dtype_policy=policy)
     logs = tmp_path / "logs"
-    (row,) = train(masked, data, config, directory=tmp_path, log_directory=logs, **options)
+    (row,) = train(
+        masked, data, config, directory=tmp_path, **options, reporting=Reporting(log_directory=logs)
+    )
     found = row["input_gradients"]
     assert found["lost"] < 0.01 < MOST_LOST
     assert found["lost_images"] == 0

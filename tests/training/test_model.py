@@ -1,27 +1,47 @@
 """The training step against a NumPy oracle, and what it must never touch."""
 
+import functools
+
 import numpy as np
+import outside_training as outside
 import pytest
 from graphs import operations_behind
 
-from tf_lottery import weights
+from tf_lottery import objectives, weights
 from tf_lottery.attacks import make_attack
+from tf_lottery.attacks.seeds import uniform_in_ball
 from tf_lottery.data import evaluation_batches, training_batches
 from tf_lottery.keras import keras, tf
-from tf_lottery.objectives import Objective, make_objective
-from tf_lottery.options.settings import ObjectiveConfig, TrainConfig, attack_from_name
+from tf_lottery.objectives import Step
+from tf_lottery.options.settings import (
+    AttackConfig,
+    ObjectiveConfig,
+    ScheduleConfig,
+    TrainConfig,
+    attack_from_name,
+)
 from tf_lottery.pruning.masks import wrap
 from tf_lottery.training.model import LotteryModel
-from tf_lottery.training.run import make_optimizer
+from tf_lottery.training.optimizer import make_optimizer
+from tf_lottery.training.run import train
+from tf_lottery.training.task import Reporting
 
 RATE, MOMENTUM, DECAY = 0.1, 0.9, 0.01
 
 
-def objective(name):
+def parts(name):
+    """An objective and its attack."""
     if name == "natural":
-        return make_objective(ObjectiveConfig("natural"))
+        return objectives.natural, None
     config = attack_from_name("fgsm" if name == "fgsm" else "pgd3", eps=0.1)
-    return make_objective(ObjectiveConfig(name, config), make_attack(config))
+    return objectives.adversarial, functools.partial(make_attack, config)
+
+
+def attacked(model, b):
+    """The images that the step trains on."""
+    freeze = lambda network: functools.partial(network, training=False)  # noqa: E731
+    seeds = np.stack([3 + b["epoch"], b["index"]], 1)
+    return Step(b["image"], b["label"], seeds, model.network, freeze, model.make_attack).attack()
 
 
 def batch(seed=0, size=16):
@@ -35,7 +55,7 @@ def batch(seed=0, size=16):
 
 
 def compiled(masked, name="natural", **options):
-    model = LotteryModel(masked, objective(name), attack_seed=3, weight_decay=DECAY, **options)
+    model = LotteryModel(masked, *parts(name), attack_seed=3, weight_decay=DECAY, **options)
     model.compile(optimizer=keras.optimizers.SGD(RATE, momentum=MOMENTUM))
     return model
 
@@ -191,9 +211,8 @@ def test_attack_and_inference_leave_statistics_and_pruning_step(tiny_network, ti
     model.test_step({**b, "weight": tf.ones(16)})
     model(b["image"])
     model.predict(b["image"], verbose=0)
-    model.objective.perturb(
-        lambda x: model.network(x, training=False), b["image"], b["label"], model._attack_seeds(b)
-    )
+    if name != "natural":
+        attacked(model, b)
     assert weights.digest(weights.get_weights(masked.network)) == before
     for i in range(2):
         model.train_step(batch(i))
@@ -206,11 +225,9 @@ def test_statistics_move_once_and_by_the_images_trained_on(tiny_network, name):
     masked = wrap(tiny_network())
     model = compiled(masked, name)
     b = batch(1)
-    attacked = model.objective.perturb(
-        lambda x: masked.network(x, training=False), b["image"], b["label"], model._attack_seeds(b)
-    )
-    assert float(tf.reduce_max(tf.abs(attacked - b["image"]))) > 0.05
-    z = tf.nn.conv2d(attacked, masked.kernels["conv1"], 1, "SAME").numpy().astype(np.float64)
+    x = attacked(model, b)
+    assert float(tf.reduce_max(tf.abs(x - b["image"]))) > 0.05
+    z = tf.nn.conv2d(x, masked.kernels["conv1"], 1, "SAME").numpy().astype(np.float64)
     model.train_step(b)
     np.testing.assert_allclose(
         masked.network.get_layer("bn1").moving_mean, 0.1 * z.mean((0, 1, 2)), atol=1e-6
@@ -218,11 +235,16 @@ def test_statistics_move_once_and_by_the_images_trained_on(tiny_network, name):
 
 
 def test_training_attack_is_keyed_by_seed_epoch_and_example(tiny_network):
-    model = compiled(wrap(tiny_network()))
-    b = batch(5)
-    np.testing.assert_array_equal(
-        model._attack_seeds(b), np.stack([np.full(16, 3 + 5), np.arange(16)], 1)
-    )
+    seen = []
+
+    def note(*args):
+        seen.append(args[-1])
+        return args[1]
+
+    model = LotteryModel(wrap(tiny_network()), objectives.adversarial, lambda: note, attack_seed=3)
+    model.compile(optimizer=keras.optimizers.SGD(RATE))
+    model.train_step(batch(5))
+    np.testing.assert_array_equal(seen[0], np.stack([np.full(16, 3 + 5), np.arange(16)], 1))
 
 
 def test_step_reports_what_it_trained_on(tiny_network):
@@ -271,13 +293,13 @@ def test_validation_attack_is_what_robust_is_measured_under(tiny_network):
 def test_step_is_traced_once_over_two_epochs(tiny_network, tiny_data):
     calls = []
     masked = wrap(tiny_network())
-    plain = objective("pgd")
+    adversarial, attack = parts("pgd")
 
-    def perturb(logits_fn, x, y, seed):
+    def counted(step):
         calls.append(None)  # Python runs only while tracing
-        return plain.perturb(logits_fn, x, y, seed)
+        return adversarial(step)
 
-    model = LotteryModel(masked, Objective("pgd", perturb, plain.loss), attack_seed=1)
+    model = LotteryModel(masked, counted, attack, attack_seed=1)
     optimizer = keras.optimizers.SGD(0.01)
     optimizer.build(masked.network.trainable_variables)  # else its first step makes variables
     model.compile(optimizer=optimizer)
@@ -300,6 +322,68 @@ def test_step_is_traced_once_over_two_epochs(tiny_network, tiny_data):
     assert len(validation) == 1
 
 
+# --- objectives from elsewhere -----------------------------------------------------------
+
+
+def test_a_trades_step_equals_its_formula(sparse):
+    """Attack, loss and gradient written out, in the network's own layers."""
+    masked, other = sparse(), sparse()
+    config = AttackConfig("pgd2", "linf", 0.1, 2, 0.05, random_start=True)
+    made = functools.partial(make_attack, config)
+    model = LotteryModel(masked, outside.trades, made, attack_seed=3)
+    model.compile(optimizer=keras.optimizers.SGD(RATE))
+    b = batch(1)
+    result = tf.function(model.train_step)(b)
+
+    def kl(p, logits):
+        p, q = tf.nn.softmax(tf.cast(p, tf.float64)), tf.nn.softmax(tf.cast(logits, tf.float64))
+        return tf.reduce_sum(p * tf.math.log(p / q), -1)
+
+    network, x = other.network, b["image"]
+    clean = network(x, training=False)
+    seeds = tf.stack([tf.fill([16], 3 + 1), tf.range(16)], 1)
+    adv = tf.clip_by_value(x + uniform_in_ball(seeds, 0, (8, 8, 1), 0.1), 0, 1)
+    for _ in range(2):
+        with tf.GradientTape() as tape:
+            tape.watch(adv)
+            apart = kl(clean, network(adv, training=False))
+        moved = adv + 0.05 * tf.sign(tape.gradient(apart, adv))
+        adv = tf.clip_by_value(tf.clip_by_value(moved, x - 0.1, x + 0.1), 0, 1)
+    variables = network.trainable_variables
+    with tf.GradientTape() as tape:
+        natural, logits = network(x, training=True), network(adv, training=True)
+        wrong = kl(tf.one_hot(b["label"], 4) * 200, natural)  # one-hot, but for e^-200
+        loss = tf.reduce_mean(wrong) + outside.BETA * tf.reduce_mean(kl(natural, logits))
+    np.testing.assert_allclose(result["loss"], loss, rtol=1e-4)
+    right = logits.numpy().argmax(1) == b["label"].numpy()
+    np.testing.assert_allclose(result["accuracy"], right.mean(), atol=1e-6)
+    gradients = tape.gradient(loss, variables)
+    ours = masked.network.trainable_variables
+    for mine, variable, gradient, factor in zip(
+        ours, variables, gradients, other.multipliers(), strict=True
+    ):
+        expected = variable - RATE * gradient
+        expected = expected if factor is None else expected * factor
+        np.testing.assert_allclose(mine, expected, atol=2e-5, err_msg=mine.name)
+        assert factor is None or not np.any(mine.numpy()[factor.numpy() == 0])
+
+
+@pytest.mark.parametrize("name", ["outside_training:trades", "outside_training:smoothed"])
+def test_an_objective_from_elsewhere_trains(sparse, tiny_data, tmp_path, name):
+    attack = attack_from_name("pgd2", eps=0.05) if name == "outside_training:trades" else None
+    schedule = ScheduleConfig("constant", peak=0.02)
+    config = TrainConfig(ObjectiveConfig(name, attack), 3, 32, schedule)
+    masked = sparse()
+    reporting = Reporting(verbose=0)
+    rows = train(masked, tiny_data, config, seed=0, directory=tmp_path, reporting=reporting)
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    for layer, mask in masked.get_masks().items():
+        assert not masked.kernels[layer].numpy()[~mask].any()
+
+
+# --- precision, memory -------------------------------------------------------------------
+
+
 def test_loss_scaling_does_not_change_the_step(tiny_network):
     results = []
     for scaled in (False, True):
@@ -307,7 +391,7 @@ def test_loss_scaling_does_not_change_the_step(tiny_network):
         optimizer = keras.optimizers.SGD(RATE, momentum=MOMENTUM)
         if scaled:
             optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
-        model = LotteryModel(masked, objective("natural"), weight_decay=DECAY)
+        model = LotteryModel(masked, objectives.natural, weight_decay=DECAY)
         model.compile(optimizer=optimizer)
         for i in range(2):
             model.train_step(batch(i))
@@ -320,7 +404,7 @@ def test_no_product_of_a_weights_size_precedes_the_gradients(tiny_network, tiny_
     """Decay and momentum of all weights would be held through the step's peak of memory."""
     masked = wrap(tiny_network())
     masked.set_masks(tiny_masks(masked.kernels))
-    model = LotteryModel(masked, objective("natural"), weight_decay=DECAY)
+    model = LotteryModel(masked, objectives.natural, weight_decay=DECAY)
     optimizer = make_optimizer(TrainConfig(ObjectiveConfig("natural"), 1, 16), steps=5)
     optimizer.build(masked.network.trainable_variables)
     model.compile(optimizer=optimizer)

@@ -21,7 +21,9 @@ from tf_lottery.options.settings import (
 )
 from tf_lottery.training import callbacks, checkpoints, guards, run
 from tf_lottery.training.run import train
+from tf_lottery.training.task import Reporting
 
+QUIET = Reporting(verbose=0)
 FGSM = ObjectiveConfig("fgsm", attack_from_name("fgsm", eps=0.05))
 ROBUST = TrainConfig(
     objective=FGSM,
@@ -88,9 +90,15 @@ def finished(sparse, tiny_data, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(keras.Model, "fit", watched)
         rows = train(
-            masked, tiny_data, ROBUST, seed=7, directory=directory, verbose=0,
-            log_directory=logs, log_settings={"model": "convnet", "sparsity": 0.4},
-        )  # fmt: skip
+            masked,
+            tiny_data,
+            ROBUST,
+            seed=7,
+            directory=directory,
+            reporting=Reporting(
+                verbose=0, log_directory=logs, log_settings={"model": "convnet", "sparsity": 0.4}
+            ),
+        )
     return directory, masked, rows, recorder, logs
 
 
@@ -161,7 +169,7 @@ def test_best_epoch_is_the_earliest_among_equals():
 
 def test_validation_images_limits_the_validation(sparse, tiny_data, tmp_path):
     limited = dataclasses.replace(NATURAL, epochs=1, validation_images=7)
-    rows = train(sparse(), tiny_data, limited, seed=0, directory=tmp_path, verbose=0)
+    rows = train(sparse(), tiny_data, limited, seed=0, directory=tmp_path, reporting=QUIET)
     assert rows[0]["validation_robust"] is None
     sevenths = rows[0]["validation_natural"] * 7
     assert abs(sevenths - round(sevenths)) < 1e-4
@@ -172,7 +180,7 @@ def test_same_seed_same_run_other_seed_another(sparse, tiny_data, tmp_path):
     for i, seed in enumerate((1, 1, 2)):
         (tmp_path / str(i)).mkdir()
         config = dataclasses.replace(NATURAL, epochs=1)
-        train(sparse(), tiny_data, config, seed=seed, directory=tmp_path / str(i), verbose=0)
+        train(sparse(), tiny_data, config, seed=seed, directory=tmp_path / str(i), reporting=QUIET)
         digests.append(weights.read_arrays(tmp_path / str(i) / "final.npz"))
     for name, value in digests[0].items():
         np.testing.assert_allclose(value, digests[1][name], atol=1e-6, err_msg=name)
@@ -185,7 +193,15 @@ def test_augmentation_changes_the_run(sparse, tiny_data, tmp_path):
         directory = tmp_path / str(augment)
         directory.mkdir()
         config = dataclasses.replace(NATURAL, epochs=1)
-        train(sparse(), tiny_data, config, seed=1, directory=directory, augment=augment, verbose=0)
+        train(
+            sparse(),
+            tiny_data,
+            config,
+            seed=1,
+            directory=directory,
+            augment=augment,
+            reporting=QUIET,
+        )
         results.append(weights.read_arrays(directory / "final.npz")["conv1/kernel"])
     assert np.abs(results[0] - results[1]).max() > 1e-4
 
@@ -212,11 +228,11 @@ def test_interrupted_run_goes_on_as_if_nothing_happened(
     with monkeypatch.context() as patch:
         patch.setattr(cls, "on_epoch_end", interrupt)
         with pytest.raises(InterruptionError):
-            train(sparse(), tiny_data, ROBUST, seed=7, directory=tmp_path, verbose=0)
+            train(sparse(), tiny_data, ROBUST, seed=7, directory=tmp_path, reporting=QUIET)
     finished_epochs = checkpoints.newest(tmp_path).epoch
     assert finished_epochs == (2 if where == "after the checkpoint" else 1)
     masked = sparse()
-    rows = train(masked, tiny_data, ROBUST, seed=7, directory=tmp_path, verbose=0)
+    rows = train(masked, tiny_data, ROBUST, seed=7, directory=tmp_path, reporting=QUIET)
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert files(tmp_path) == files(directory)
     for name in ("final", "best", "epoch-1"):
@@ -240,6 +256,7 @@ from tf_lottery.models import build_model
 from tf_lottery.pruning.masks import wrap
 from tf_lottery.training import checkpoints, guards
 from tf_lottery.training.run import train
+from tf_lottery.training.task import Reporting
 
 root = Path(sys.argv[1])
 rng = np.random.default_rng(0)
@@ -257,7 +274,7 @@ def start():
 
 def go(name):
     (root / name).mkdir(exist_ok=True)
-    options = dict(seed=5, directory=root / name, augment=True, verbose=0)
+    options = dict(seed=5, directory=root / name, augment=True, reporting=Reporting(verbose=0))
     train(start(), data, config, **options)
     return weights.digest(weights.read_arrays(root / name / "final.npz"))
 
@@ -291,7 +308,7 @@ def test_stale_files_of_a_first_attempt_do_not_survive(sparse, tiny_data, tmp_pa
     """A directory with kept weights but no checkpoint starts anew."""
     weights.write_arrays(tmp_path / "epoch-9.npz", {"x": np.zeros(1)})
     config = dataclasses.replace(NATURAL, epochs=1)
-    train(sparse(), tiny_data, config, seed=0, directory=tmp_path, verbose=0)
+    train(sparse(), tiny_data, config, seed=0, directory=tmp_path, reporting=QUIET)
     assert files(tmp_path) == ["best.npz", "final.npz", "history.json"]
 
 
@@ -300,7 +317,7 @@ def test_finishing_is_repeatable_after_a_crash_at_the_very_end(
     sparse, tiny_data, tmp_path, monkeypatch, keep_epochs
 ):
     config = dataclasses.replace(NATURAL, epochs=1, keep_epochs=keep_epochs)
-    options = {"seed": 0, "directory": tmp_path, "verbose": 0}
+    options = {"seed": 0, "directory": tmp_path, "reporting": QUIET}
 
     def crash(*_, **__):
         raise InterruptionError
@@ -326,9 +343,13 @@ def test_non_finite_loss_names_stage_epoch_and_step(sparse, tiny_data, tmp_path)
     config = dataclasses.replace(NATURAL, schedule=ScheduleConfig("constant", peak=1e20))
     with pytest.raises(NonFiniteError, match=r"^search of tiny: .*epoch 1, step [2-3]\b"):
         train(
-            sparse(), tiny_data, config, seed=0, directory=tmp_path, stage="search of tiny",
-            verbose=0,
-        )  # fmt: skip
+            sparse(),
+            tiny_data,
+            config,
+            seed=0,
+            directory=tmp_path,
+            reporting=Reporting(stage="search of tiny", verbose=0),
+        )
 
 
 def test_weights_that_break_in_the_last_step_are_not_kept(sparse, tiny_data, tmp_path):
@@ -339,14 +360,14 @@ def test_weights_that_break_in_the_last_step_are_not_kept(sparse, tiny_data, tmp
     masked = sparse()
     masked.network.get_layer("bn3").gamma.assign(np.full(6, 100.0))
     with pytest.raises(NonFiniteError):
-        train(masked, tiny_data, config, seed=0, directory=tmp_path, verbose=0)
+        train(masked, tiny_data, config, seed=0, directory=tmp_path, reporting=QUIET)
     assert not (tmp_path / "final.npz").exists()
 
 
 def test_batch_larger_than_the_training_set(sparse, tiny_data, tmp_path):
     config = dataclasses.replace(NATURAL, batch_size=97)
     with pytest.raises(UsageError, match=r"--batch_size: got 97.*96"):
-        train(sparse(), tiny_data, config, seed=0, directory=tmp_path, verbose=0)
+        train(sparse(), tiny_data, config, seed=0, directory=tmp_path, reporting=QUIET)
 
 
 # --- precision ------------------------------------------------------------------------
@@ -359,7 +380,13 @@ def test_mixed_precision(sparse, tiny_network, tiny_data, tmp_path, policy):
     twin = tiny_network(seed=99)
     before = weights.get_weights(masked.network)
     rows = train(
-        masked, tiny_data, config, seed=0, directory=tmp_path, validation_network=twin, verbose=0
+        masked,
+        tiny_data,
+        config,
+        seed=0,
+        directory=tmp_path,
+        validation_network=twin,
+        reporting=QUIET,
     )
     assert np.isfinite(rows[-1]["loss"])
     after = weights.get_weights(masked.network)
@@ -384,7 +411,7 @@ def test_float16_run_resumes_with_its_loss_scale(
         if epoch == 1:
             raise InterruptionError
 
-    options = {"seed": 0, "directory": tmp_path, "verbose": 0}
+    options = {"seed": 0, "directory": tmp_path, "reporting": QUIET}
     with monkeypatch.context() as patch:
         patch.setattr(guards.NonFiniteGuard, "on_epoch_end", interrupt)
         with pytest.raises(InterruptionError):

@@ -1,15 +1,15 @@
 """The compiled step: the same weights, one trace, attack and validation included."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
 
-from tf_lottery import weights
+from tf_lottery import objectives, weights
 from tf_lottery.attacks import make_attack
 from tf_lottery.data import evaluation_batches, training_batches
 from tf_lottery.keras import keras, tf
-from tf_lottery.objectives import Objective, make_objective
 from tf_lottery.options.settings import (
     AttackConfig,
     ObjectiveConfig,
@@ -19,7 +19,9 @@ from tf_lottery.options.settings import (
 )
 from tf_lottery.training.model import LotteryModel
 from tf_lottery.training.run import train
+from tf_lottery.training.task import Reporting
 
+QUIET = Reporting(verbose=0)
 PGD = AttackConfig("pgd3", "linf", 0.05, 3, 0.02, random_start=True)
 OBJECTIVES = {
     "natural": ObjectiveConfig("natural"),
@@ -35,30 +37,35 @@ class Counted:
     """
 
     def __init__(self, name):
-        config = OBJECTIVES[name]
-        plain = make_objective(config, config.attack and make_attack(config.attack))
+        attack = OBJECTIVES[name].attack
+        plain = objectives.adversarial if attack else objectives.natural
+        self.make_attack = functools.partial(make_attack, attack) if attack else None
         validation = make_attack("pgd2", eps=0.05)
         self.traced = {"training": 0}
 
-        def perturb(*args):
+        def objective(step):
             self.traced["training"] += 1
-            return plain.perturb(*args)
+            return plain(step)
 
-        def attack(*args):
+        def validated(*args):
             self.traced["validation"] += 1
             return validation(*args)
 
-        self.objective = Objective(name, perturb, plain.loss)
-        self.validation_attack = None
+        self.objective, self.validation_attack = objective, None
         if name == "fgsm":
-            self.traced["validation"], self.validation_attack = 0, attack
+            self.traced["validation"], self.validation_attack = 0, validated
 
 
 def fitted(masked, data, name, jit_compile):
     """Three steps an epoch, two epochs, with masks, momentum and weight decay."""
     counted = Counted(name)
     model = LotteryModel(
-        masked, counted.objective, 3, 0.01, validation_attack=counted.validation_attack
+        masked,
+        counted.objective,
+        counted.make_attack,
+        attack_seed=3,
+        weight_decay=0.01,
+        validation_attack=counted.validation_attack,
     )
     optimizer = keras.optimizers.SGD(0.05, momentum=0.9)
     optimizer.build(masked.network.trainable_variables)
@@ -102,11 +109,8 @@ def test_the_whole_of_a_step_is_compiled(sparse, tiny_data, part):
     def in_python(logits_fn, x, y, seed):
         return tf.ensure_shape(tf.numpy_function(lambda images: images, [x], tf.float32), x.shape)
 
-    plain = make_objective(ObjectiveConfig("natural"))
-    perturb = in_python if part == "training" else plain.perturb
-    model = LotteryModel(
-        sparse(), Objective("natural", perturb, plain.loss), validation_attack=in_python
-    )
+    objective = objectives.adversarial if part == "training" else objectives.natural
+    model = LotteryModel(sparse(), objective, lambda: in_python, validation_attack=in_python)
     model.compile(optimizer=keras.optimizers.SGD(0.1), jit_compile=True)
     images, labels = tiny_data.train_images, tiny_data.train_labels
     if part == "training":
@@ -137,9 +141,14 @@ def test_compiled_mixed_precision(sparse, tiny_network, tiny_data, tmp_path, pol
         (tmp_path / name).mkdir()
         masked = sparse(dtype_policy=own.dtype_policy)
         rows = train(
-            masked, tiny_data, own, seed=0, directory=tmp_path / name, verbose=0,
+            masked,
+            tiny_data,
+            own,
+            seed=0,
+            directory=tmp_path / name,
             validation_network=tiny_network(),
-        )  # fmt: skip
+            reporting=QUIET,
+        )
         found[name] = (masked, rows)
     (masked, rows), (_, expected) = found["half"], found["float32"]
     np.testing.assert_allclose(
@@ -177,7 +186,13 @@ def test_images_on_the_device_train_the_same_weights(
         (tmp_path / where).mkdir()
         own = dataclasses.replace(config, data_on_device=where)
         rows = train(
-            sparse(), tiny_data, own, seed=0, directory=tmp_path / where, augment=True, verbose=0
+            sparse(),
+            tiny_data,
+            own,
+            seed=0,
+            directory=tmp_path / where,
+            augment=True,
+            reporting=QUIET,
         )
         results.append((rows, weights.read_arrays(tmp_path / where / "final.npz")))
     assert fed == [{"image", "label", "index", "epoch"}, {"label", "index", "epoch", "draws"}]

@@ -54,6 +54,7 @@ slowly.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from tf_lottery.attacks.losses import margin
@@ -63,13 +64,17 @@ from tf_lottery.attacks.procedure import Procedure, as_attack, better, checked, 
 from tf_lottery.keras import tf
 from tf_lottery.options.registries import METHODS
 from tf_lottery.options.settings import AttackConfig, attack_from_name
-from tf_lottery.types import Attack
+from tf_lottery.types import Attack, Tensor
 
 __all__ = ["Procedure", "length", "make_attack", "make_procedure"]
 
 
 def make_attack(
-    attack: AttackConfig | str, *, gradient_scale: float | None = 1.0, **overrides: Any
+    attack: AttackConfig | str,
+    *,
+    gradient_scale: float | None = 1.0,
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+    **overrides: Any,
 ) -> Attack:
     """An attack that can be called as often as one likes.
 
@@ -80,6 +85,8 @@ def make_attack(
         network that computes in float16. ``None`` gives each image a factor of its own,
         which brings its largest derivative with respect to a logit to 16: a fixed 1024
         is too little where the network is confident.
+      loss: what ``pgd`` and ``mim`` maximise instead of the loss of the settings: (logits,
+        y) -> float32 (batch,).
       **overrides: with a name only: ``eps``, ``step_size``, ``random_start``,
         ``restarts`` and ``norm``, see ``tf_lottery.options.settings.attack_from_name`` (``fgsm``
         heeds ``eps`` and ``norm`` alone; for FGSM from a random start, give an
@@ -99,7 +106,8 @@ def make_attack(
 
     Raises:
       UsageError: unknown name or value out of range.
-      TypeError: overrides together with an ``AttackConfig``.
+      TypeError: overrides together with an ``AttackConfig``, or ``loss`` with another attack
+        than ``pgd`` and ``mim``.
       ValueError: ``gradient_scale`` not finite and above 0.
     """
     if isinstance(attack, str):
@@ -109,7 +117,9 @@ def make_attack(
     if gradient_scale is not None and not 0 < gradient_scale < math.inf:
         raise ValueError(f"gradient_scale: got {gradient_scale!r}, must be finite and above 0")
     if attack.method in ("pgd", "mim"):
-        return ProjectedGradient(attack, gradient_scale=gradient_scale).attack
+        return ProjectedGradient(attack, gradient_scale=gradient_scale, loss=loss).attack
+    if loss is not None:
+        raise TypeError(f"{attack.name}: pgd and mim alone take another loss")
     if attack.method == "autoattack":
         return _in_turn([make_attack(component) for component in attack.components])
     return as_attack(make_procedure(attack, stop_when_broken=False))

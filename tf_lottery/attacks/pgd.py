@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tf_lottery.attacks.losses import LOSSES
 from tf_lottery.attacks.norms import direction, project
 from tf_lottery.attacks.procedure import (
@@ -30,9 +32,11 @@ class ProjectedGradient(Procedure):
         config: AttackConfig,
         stop_when_broken: bool = True,
         gradient_scale: float | None = 1.0,
+        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
     ):
         super().__init__(config, stop_when_broken)
         self._scale = gradient_scale
+        self._loss = loss or LOSSES[config.loss]
 
     def stop_after(self, first: int) -> int:
         """Nothing is known to be broken before the end; stops serve to save work."""
@@ -65,7 +69,7 @@ class ProjectedGradient(Procedure):
         """See ``Procedure``."""
         config = self.config
         _, _, gradient = value_and_gradient(
-            lambda logits: LOSSES[config.loss](logits, y), logits_fn, state["x_adv"], self._scale
+            lambda logits: self._loss(logits, y), logits_fn, state["x_adv"], self._scale
         )
         state = dict(state)
         if config.method == "mim":
@@ -87,7 +91,7 @@ class ProjectedGradient(Procedure):
         return {
             **state,
             "broken": is_wrong(logits, y),
-            "score": LOSSES[self.config.loss](logits, y),
+            "score": self._loss(logits, y),
         }
 
     def attack(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, seed: Tensor | int) -> Tensor:

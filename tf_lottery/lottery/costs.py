@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from tf_lottery.attacks import make_procedure
+from tf_lottery.objectives import passes_of
 from tf_lottery.options.settings import AttackConfig, TrainConfig
 
 
@@ -57,12 +58,11 @@ def training_cost(config: TrainConfig, images: int, forward_flops: int) -> Cost:
       forward_flops: F above.
     """
     examples = config.epochs * (images // config.batch_size) * config.batch_size
-    attack = config.objective.attack_steps
-    # Restarts and margins aside, an attack step is one forward and one input gradient.
+    forward, input_gradient, weight_gradient = passes_of(config.objective)
     passes = {
-        "forward_passes": examples * (1 + attack),
-        "input_gradient_passes": examples * (1 + attack),
-        "weight_gradient_passes": examples,
+        "forward_passes": examples * forward,
+        "input_gradient_passes": examples * input_gradient,
+        "weight_gradient_passes": examples * weight_gradient,
     }
     return Cost(examples=examples, flops=sum(passes.values()) * forward_flops, **passes)
 

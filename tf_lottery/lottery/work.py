@@ -29,6 +29,7 @@ from tf_lottery.options.settings import LotteryConfig, TrainConfig, settings
 from tf_lottery.pruning.masks import MaskedNetwork, wrap
 from tf_lottery.training.guards import collapsed_epochs
 from tf_lottery.training.run import train
+from tf_lottery.training.task import Reporting
 
 
 def initialise(shop: Resources, stage: Stage, directory: Path) -> None:
@@ -84,7 +85,7 @@ def train_network(shop: Resources, stage: Stage, directory: Path) -> None:
             shop,
             stage,
             start,
-            directory=directory,
+            directory,
             log_directory=logs,
             log_settings=_hparams(stage, training, config),
             verbose=None if shop.progress else 0,
@@ -117,10 +118,12 @@ def train_network(shop: Resources, stage: Stage, directory: Path) -> None:
 def train_along(shop: Resources, stage: Stage) -> None:
     """What ``train_network`` is in a process that trains with the chief: it leaves nothing."""
     network = shop.spec(stage.runtime["config"]).build(0, stage.runtime["train"].dtype_policy)
-    _train(shop, stage, wrap(network), directory=None, verbose=0)
+    _train(shop, stage, wrap(network), None, verbose=0)
 
 
-def _train(shop: Resources, stage: Stage, start: MaskedNetwork, **options) -> list[dict]:
+def _train(
+    shop: Resources, stage: Stage, start: MaskedNetwork, directory: Path | None, **telling
+) -> list[dict]:
     config: LotteryConfig = stage.runtime["config"]
     training: TrainConfig = stage.runtime["train"]
     data = shop.data(config)
@@ -134,12 +137,11 @@ def _train(shop: Resources, stage: Stage, start: MaskedNetwork, **options) -> li
         data,
         training,
         seed=stage.settings["seed"],
+        directory=directory,
         augment=config.data.augment,
-        stage=stage.label,
-        rate_flag=rate_flag,
         validation_network=shop.spec(config).build(0) if mixed else None,
         distribution=shop.distribution,
-        **options,
+        reporting=Reporting(stage.label, rate_flag, **telling),
     )
 
 

@@ -117,19 +117,25 @@ class ModelConfig(Options, topic="Model"):
 
 @dataclass(frozen=True)
 class ObjectiveConfig(Options):
-    """What a training step minimises: cross-entropy on clean or on attacked images."""
+    """What a training step minimises.
+
+    Attributes:
+      name: of ``registries.OBJECTIVES``, or ``package.module:function``.
+      attack: that it trains against; ``None``: none, as in ``natural``.
+    """
 
     name: str = option("pgd", flag="objective", choices=OBJECTIVES)
-    attack: AttackConfig | None = None  # None for ``natural``
+    attack: AttackConfig | None = None
 
     def __post_init__(self):
         super().__post_init__()
-        if (self.attack is None) != (self.name == "natural"):
+        # Objectives from outside attack or do not.
+        if self.name in OBJECTIVES and (self.attack is None) != (self.name == "natural"):
             raise ValueError("an attack goes with every objective but natural")
 
     @property
     def attack_steps(self) -> int:
-        """Gradient steps of the attack; 0 for natural training."""
+        """Gradient steps of the attack; 0 without one."""
         return self.attack.steps * self.attack.restarts if self.attack else 0
 
 

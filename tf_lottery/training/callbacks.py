@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,17 +33,16 @@ class History(keras.callbacks.Callback):
     ``None``), ``collapsed`` (see ``CollapseGuard``, ``None`` without one), ``rollbacks``
     (how often the training had gone back until then), ``seconds`` (training alone),
     ``startup_seconds`` (the part of it until the process's first step was done: tracing
-    and compiling), ``validation_seconds``, ``distance`` and ``input_gradients`` (``None``
-    without the argument of that name). Rows written by older versions lack some keys.
+    and compiling), ``validation_seconds``, ``distance`` (see ``RelativeDistance``) and
+    ``input_gradients`` (see ``GradientGuard``), both or ``None``. Rows written by older
+    versions lack some keys.
 
     Args:
       path: of the file; ``None``: there is to be no file.
       rates: learning rate of every step, (epochs * steps_per_epoch,).
       steps_per_epoch: optimizer steps.
-      position: that the training goes on from.
-      distance: measured after each epoch, outside both of its times.
-      input_gradients: what a ``GradientGuard`` before this callback has measured.
-      collapsed: what a ``CollapseGuard`` before this callback has seen.
+      measures: give ``collapsed``, ``distance`` and ``input_gradients``, where they are
+        measured: called after each epoch, outside both of its times.
     """
 
     def __init__(
@@ -50,20 +50,15 @@ class History(keras.callbacks.Callback):
         path: Path | None,
         rates: np.ndarray,
         steps_per_epoch: int,
-        position: Position,
-        distance: Callable[[], float] | None = None,
-        input_gradients: Callable[[], dict | None] | None = None,
-        collapsed: Callable[[], bool | None] | None = None,
+        measures: Mapping[str, Callable[[], Any]],
     ):
         super().__init__()
         self._path = path
         self._rates = rates
         self._steps_per_epoch = steps_per_epoch
-        self._distance = distance
-        self._input_gradients = input_gradients
-        self._collapsed = collapsed
+        self._measures = measures
         self._first_step_pending = True
-        self.go_on(position)
+        self.go_on(Position())
 
     def go_on(self, position: Position) -> None:
         """What is measured from now on comes after ``position``."""
@@ -112,18 +107,19 @@ class History(keras.callbacks.Callback):
                 "validation_natural": float(logs["val_natural"]),
                 "validation_robust": _number(logs.get("val_robust")),
                 "validation_fgsm": _number(logs.get("val_fgsm")),
-                "collapsed": None if self._collapsed is None else self._collapsed(),
+                "collapsed": self._measured("collapsed"),
                 "rollbacks": self._rollbacks,
                 "seconds": trained - self._began,
                 "startup_seconds": self._startup,
                 "validation_seconds": now - trained,
-                "distance": None if self._distance is None else self._distance(),
-                "input_gradients": (
-                    None if self._input_gradients is None else self._input_gradients()
-                ),
+                "distance": self._measured("distance"),
+                "input_gradients": self._measured("input_gradients"),
             }
         )
         self.write()
+
+    def _measured(self, name: str) -> Any:
+        return self._measures[name]() if name in self._measures else None
 
     def write(self) -> None:
         """Brings the file up to date."""
@@ -209,7 +205,6 @@ class Checkpoint(keras.callbacks.Callback):
       keep: epochs whose weights are needed to the end.
       steps_per_epoch: optimizer steps.
       minutes: between two checkpoints within an epoch; 0 saves between epochs alone.
-      position: that the training goes on from.
     """
 
     def __init__(
@@ -221,7 +216,6 @@ class Checkpoint(keras.callbacks.Callback):
         keep: Iterable[int],
         steps_per_epoch: int,
         minutes: float,
-        position: Position,
     ):
         super().__init__()
         self._directory = Path(directory)
@@ -231,7 +225,7 @@ class Checkpoint(keras.callbacks.Callback):
         self._keep = set(keep)
         self._steps_per_epoch = steps_per_epoch
         self._seconds = 60 * minutes
-        self.go_on(position)
+        self.go_on(Position())
         self._written = time.monotonic()
         self._training = False
 

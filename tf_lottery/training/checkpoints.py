@@ -51,6 +51,11 @@ class Position:
         """Of its files; sorts like time."""
         return f"ckpt-{self.epoch:06d}-{self.step:09d}"
 
+    @property
+    def begun(self) -> bool:
+        """Whether a step was done."""
+        return bool(self.epoch or self.step)
+
     def words(self) -> str:
         """``the end of epoch 3``, ``step 17 of epoch 4``, ``the start``."""
         if self.step:

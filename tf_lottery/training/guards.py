@@ -11,6 +11,7 @@ import numpy as np
 from tf_lottery import weights
 from tf_lottery.errors import CollapseError, NonFiniteError
 from tf_lottery.keras import keras
+from tf_lottery.training.checkpoints import Position
 
 LARGEST_NORM = 1e6  # of a gradient; healthy ones are below 100
 
@@ -27,7 +28,6 @@ class NonFiniteGuard(keras.callbacks.Callback):
       rate_flag: the flag whose rate the stage runs at.
       scaled: gradients of float16 networks may be infinite: such steps are left out, and
         the loss scale goes down.
-      first_step: steps of the first epoch that an earlier process did.
 
     Raises:
       NonFiniteError: names stage, epoch and step (both counted from 1).
@@ -39,19 +39,18 @@ class NonFiniteGuard(keras.callbacks.Callback):
         network: keras.Model,
         rate_flag: str = "learning_rate",
         scaled: bool = False,
-        first_step: int = 0,
     ):
         super().__init__()
         self._stage = stage
         self._network = network
         self._advice = f"a lower --{rate_flag} may help"
         self._scaled = scaled
-        self._done = first_step
+        self._done = 0
         self._epoch = 0
 
-    def go_on(self) -> None:
-        """The next step is the first of an epoch."""
-        self._done = 0
+    def go_on(self, position: Position) -> None:
+        """The next step comes after ``position``."""
+        self._done = position.step
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch

@@ -6,11 +6,15 @@ callback works. Its network stays a plain functional model that anyone can call.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
+from tf_lottery.attacks import make_attack
 from tf_lottery.keras import keras, tf
 from tf_lottery.models.frozen import frozen_logits
-from tf_lottery.objectives import Objective
+from tf_lottery.objectives import Objective, Step
+from tf_lottery.options.registries import OBJECTIVES
+from tf_lottery.options.settings import TrainConfig, derive_seed
 from tf_lottery.pruning.masks import MaskedNetwork, keeps_all
 from tf_lottery.types import Attack, Tensor
 
@@ -23,8 +27,9 @@ class LotteryModel(keras.Model):
     (batch,) in training or ``weight`` float32 (batch,), 0 for padding, in validation.
 
     Args:
-      masked: the network and its masks. Masks must not change while training.
+      masked: the network and its masks, which must not change unless ``masks_change``.
       objective: what to minimise.
+      make_attack: the attack it trains against, see ``objectives.Step``; ``None``: there is none.
       attack_seed: root of the training attack's random starts, which are keyed by
         (attack_seed, epoch, example).
       weight_decay: L2 coefficient, added as ``weight_decay * w`` to the gradient of
@@ -37,23 +42,28 @@ class LotteryModel(keras.Model):
         ``None``: not done.
       fetch: turns a training batch without ``image`` into one with, inside the step; see
         ``data.DeviceImages``. ``None``: batches bring their images.
+      masks_change: the step reads every mask, also one that keeps all.
     """
 
     def __init__(
         self,
         masked: MaskedNetwork,
         objective: Objective,
+        make_attack: Callable[..., Attack] | None = None,
+        *,
         attack_seed: int = 0,
         weight_decay: float = 0.0,
         validation_attack: Attack | None = None,
         validation_network: keras.Model | None = None,
         validation_fgsm: Attack | None = None,
         fetch: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+        masks_change: bool = False,
     ):
         super().__init__(name="lottery_model")
         self.masked = masked
         self.network = masked.network
         self.objective = objective
+        self.make_attack = make_attack
         self.attack_seed = attack_seed
         self.weight_decay = weight_decay
         self.validation_attack = validation_attack
@@ -68,7 +78,7 @@ class LotteryModel(keras.Model):
         # Nobody need pay for multiplying by ones: dense runs, and BatchNorm behind layers that
         # keep all of their filters.
         self._multipliers = [
-            None if factor is None or keeps_all(factor) else factor
+            factor if factor is not None and (masks_change or not keeps_all(factor)) else None
             for factor in masked.multipliers()
         ]
         self._loss = keras.metrics.Mean("loss")
@@ -92,19 +102,33 @@ class LotteryModel(keras.Model):
     def call(self, x, training=False):
         return self.network(x, training=training)
 
-    def train_step(self, batch):
+    def loss_and_gradients(self, batch):
+        """The loss, logits and labels for the accuracy, and the weights' gradients.
+
+        The gradients are of the mean loss, for each trainable variable, before masks and decay.
+        """
         if self.fetch is not None:
             batch = self.fetch(batch)
         x, y = batch["image"], batch["label"]
-        # The attack sees the network in inference mode: it must not move the
-        # BatchNorm statistics, and it attacks what will be deployed.
-        x = self.objective.perturb(frozen_logits(self.network), x, y, self._attack_seeds(batch))
-        variables = self.network.trainable_variables
         with tf.GradientTape() as tape:
-            logits = self.network(x, training=True)
-            loss = self.objective.loss(logits, y)
+            loss, logits = self.objective(
+                Step(
+                    x,
+                    y,
+                    self._attack_seeds(batch),
+                    self.network,
+                    frozen_logits,
+                    self.make_attack,
+                    tape.stop_recording,
+                )
+            )
             scaled = self._scale(loss / self._replicas)
-        gradients = self._unscale(tape.gradient(scaled, variables))
+        gradients = tape.gradient(scaled, self.network.trainable_variables)
+        return loss, logits, y, self._unscale(gradients)
+
+    def train_step(self, batch):
+        loss, logits, y, gradients = self.loss_and_gradients(batch)
+        variables = self.network.trainable_variables
         decay = self.weight_decay / self._replicas
         if decay:
             gradients = [
@@ -167,6 +191,57 @@ class LotteryModel(keras.Model):
     def _unscale(self, gradients):
         unscaler = getattr(self.optimizer, "get_unscaled_gradients", None)
         return unscaler(gradients) if unscaler else gradients
+
+
+def attack_scale(config: TrainConfig) -> float | None:
+    """The factor on the training attack's loss; ``None``: one for each image.
+
+    Gradients of float16 networks underflow, and the attack needs only their sign.
+    bfloat16 has the range of float32.
+    """
+    if config.attack_loss_scale:
+        return config.attack_loss_scale
+    return None if config.dtype_policy == "mixed_float16" else 1.0
+
+
+def watches_fgsm(config: TrainConfig) -> bool:
+    """Whether FGSM is judged too on the validation images, see ``guards.CollapseGuard``."""
+    return config.objective.name == "fgsm" and config.validation_attack is not None
+
+
+def make_training_model(
+    masked: MaskedNetwork,
+    config: TrainConfig,
+    seed: int,
+    validation_network: keras.Model | None = None,
+    fetch: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+    masks_change: bool = False,
+) -> LotteryModel:
+    """The Keras model of a run, not yet compiled.
+
+    Args:
+      masked: starting weights and masks.
+      config: objective, attack, weight decay.
+      seed: the run's root seed.
+      validation_network, fetch, masks_change: as of ``LotteryModel``.
+    """
+    attack = config.objective.attack
+    judged = [config.validation_attack, attack if watches_fgsm(config) else None]
+    validation_attack, validation_fgsm = (make_attack(one) if one else None for one in judged)
+    return LotteryModel(
+        masked,
+        OBJECTIVES.find("objective", config.objective.name),
+        functools.partial(make_attack, attack, gradient_scale=attack_scale(config))
+        if attack
+        else None,
+        attack_seed=derive_seed(seed, "attack"),
+        weight_decay=config.weight_decay,
+        validation_attack=validation_attack,
+        validation_network=validation_network,
+        validation_fgsm=validation_fgsm,
+        fetch=fetch,
+        masks_change=masks_change,
+    )
 
 
 def _decayed(gradient, decay, variable):
