@@ -172,6 +172,7 @@ from tf_lottery.models import build_model
 from tf_lottery.pruning.masks import wrap
 from tf_lottery.training import callbacks, checkpoints, guards
 from tf_lottery.training.run import train
+from tf_lottery.training.task import Reporting
 
 root, kills = Path(sys.argv[1]), int(sys.argv[2])
 rng = np.random.default_rng(0)

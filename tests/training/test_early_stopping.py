@@ -14,7 +14,6 @@ from tf_lottery.training import callbacks, checkpoints, guards
 from tf_lottery.training.run import train
 from tf_lottery.training.task import Reporting
 
-QUIET = Reporting(verbose=0)
 NATURAL = TrainConfig(
     objective=ObjectiveConfig("natural"),
     epochs=8,
@@ -70,9 +69,11 @@ def scripted(monkeypatch):
     monkeypatch.setattr(callbacks.History, "on_epoch_end", record)
 
 
-def go(masked, data, directory, config=NATURAL, **options):
+def go(masked, data, directory, config=NATURAL, **told):
     directory.mkdir(exist_ok=True)
-    return train(masked, data, config, seed=3, directory=directory, **options, reporting=QUIET)
+    return train(
+        masked, data, config, seed=3, directory=directory, reporting=Reporting(verbose=0, **told)
+    )
 
 
 def test_a_run_stops_and_leaves_what_a_run_leaves(scripted, sparse, tiny_data, tmp_path):

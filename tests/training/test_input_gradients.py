@@ -72,7 +72,7 @@ def sure(sparse, tiny_network, tiny_data):
         masked = sparse(dtype_policy=policy)
         weights.set_weights(masked.network, values)
         data = dataclasses.replace(tiny_data, train_labels=(right + shift) % 4)
-        options = {"seed": 0, "reporting": QUIET, "validation_network": tiny_network()}
+        options = {"seed": 0, "validation_network": tiny_network()}
         return masked, data, options
 
     return make
@@ -88,7 +88,7 @@ def test_without_a_scale_a_confident_float16_network_is_stopped(sure, tmp_path):
             config,
             directory=tmp_path,
             **options,
-            reporting=Reporting(stage="search of tiny"),
+            reporting=Reporting(stage="search of tiny", verbose=0),
         )
     message = str(caught.value)
     assert message.startswith("search of tiny: after epoch 1, ")
@@ -105,7 +105,7 @@ def test_a_scale_that_overflows_is_stopped_too(sure, tmp_path):
     config = dataclasses.replace(CONFIG, attack_loss_scale=1e9)
     masked, data, options = sure("mixed_float16", shift=1)
     with pytest.raises(PrecisionError, match="zero or not finite under --attack_loss_scale=1e"):
-        train(masked, data, config, directory=tmp_path, **options)
+        train(masked, data, config, directory=tmp_path, **options, reporting=QUIET)
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
@@ -115,7 +115,12 @@ def test_the_automatic_scale_passes(sure, tmp_path, policy, shift):
     config = dataclasses.replace(CONFIG, dtype_policy=policy)
     logs = tmp_path / "logs"
     (row,) = train(
-        masked, data, config, directory=tmp_path, **options, reporting=Reporting(log_directory=logs)
+        masked,
+        data,
+        config,
+        directory=tmp_path,
+        **options,
+        reporting=Reporting(verbose=0, log_directory=logs),
     )
     found = row["input_gradients"]
     assert found["lost"] < 0.01 < MOST_LOST
@@ -151,7 +156,7 @@ def test_the_automatic_scale_passes(sure, tmp_path, policy, shift):
 )
 def test_nothing_is_compared_where_nothing_can_be_lost(sure, tmp_path, config):
     masked, data, options = sure(config.dtype_policy)
-    (row,) = train(masked, data, config, directory=tmp_path, **options)
+    (row,) = train(masked, data, config, directory=tmp_path, **options, reporting=QUIET)
     assert row["input_gradients"] is None
 
 
