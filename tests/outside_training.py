@@ -26,6 +26,7 @@ def trades(step):
     return cross_entropy(clean, step.y) + BETA * apart, logits
 
 
+@passes(attacks=0)
 def smoothed(step):
     """Cross-entropy on clean images, the labels smoothed."""
     logits = step.logits(step.x)

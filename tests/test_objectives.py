@@ -103,7 +103,7 @@ def test_an_objective_that_attacks_needs_an_attack():
         ("natural", None, (1, 1, 1)),
         ("fgsm", "fgsm", (2, 2, 1)),
         ("pgd", "pgd10", (11, 11, 1)),
-        ("outside_training:smoothed", None, (1, 1, 1)),
+        ("outside_training:smoothed", "pgd10", (1, 1, 1)),
         ("outside_training:trades", "pgd10", (13, 12, 2)),
     ],
 )

@@ -109,15 +109,19 @@ class Step:
 Objective: TypeAlias = Callable[[Step], tuple[Tensor, Tensor]]
 
 
-def passes(forward: int, input_gradient: int, weight_gradient: int) -> Callable:
-    """Says what an image's step costs under an objective, the attack's own steps left out.
+def passes(
+    forward: int = 1, input_gradient: int = 1, weight_gradient: int = 1, attacks: int = 1
+) -> Callable:
+    """Says what a step costs an image under an objective; these are what others cost.
 
-    An objective that does not say so costs one pass of each kind. ``frozen`` is a forward pass,
-    ``logits`` one of each kind.
+    Args:
+      forward, input_gradient, weight_gradient: passes beside the attack: ``Step.frozen`` is a
+        forward pass, ``Step.logits`` one of each kind.
+      attacks: how often the configured attack is run, if there is one.
     """
 
     def decorate(objective: Any) -> Any:
-        objective.passes = (forward, input_gradient, weight_gradient)
+        objective.passes = (forward, input_gradient, weight_gradient, attacks)
         return objective
 
     return decorate
@@ -126,9 +130,10 @@ def passes(forward: int, input_gradient: int, weight_gradient: int) -> Callable:
 def passes_of(config: ObjectiveConfig) -> tuple[int, int, int]:
     """Forward, input-gradient and weight-gradient passes an image of one training step."""
     objective = OBJECTIVES.find("objective", config.name)
-    forward, inputs, weights = getattr(objective, "passes", (1, 1, 1))
+    forward, inputs, weights, attacks = getattr(objective, "passes", (1, 1, 1, 1))
     # Restarts and margins aside, an attack step is one forward and one input gradient.
-    return forward + config.attack_steps, inputs + config.attack_steps, weights
+    steps = attacks * config.attack_steps
+    return forward + steps, inputs + steps, weights
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:

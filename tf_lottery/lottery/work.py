@@ -124,8 +124,7 @@ def train_along(shop: Resources, stage: Stage) -> None:
 def _train(
     shop: Resources, stage: Stage, start: MaskedNetwork, directory: Path | None, **telling
 ) -> list[dict]:
-    config: LotteryConfig = stage.runtime["config"]
-    training: TrainConfig = stage.runtime["train"]
+    config, training = stage.runtime["config"], stage.runtime["train"]
     data = shop.data(config)
     shop.distribution.agree_on(f"the data set {data.name}", data.digest)
     mixed = training.dtype_policy != "float32"

@@ -5,19 +5,20 @@ optimizer too; what they bring back starts at 0, with nothing in the optimizer. 
 RigL (Evci et al. 2020, arXiv 1911.11134), Flying Bird (Chen et al. 2022, arXiv 2202.09844).
 
 >>> def drop_and_grow(step, kernels, masks, gradients):
-...     '''In each layer the smallest tenth, for as many with the largest gradients.'''
-...     new = {}
+...     '''In each layer the smallest third, for as many with the largest gradients.'''
 ...     for name, mask in masks.items():
-...         count = int(0.1 * mask.sum())
 ...         left, free = np.flatnonzero(mask), np.flatnonzero(~mask)
-...         order = np.argsort(np.abs(kernels[name].ravel()[left]), kind="stable")
-...         largest = np.argsort(-np.abs(gradients[name].ravel()[free]), kind="stable")
-...         flat = mask.ravel().copy()
-...         flat[left[order[: min(count, len(free))]]] = False
-...         flat[free[largest[:count]]] = True
-...         new[name] = flat.reshape(mask.shape)
-...     return new
+...         count = min(len(left) // 3, len(free))
+...         smallest = np.argsort(np.abs(kernels[name].ravel()[left]))[:count]
+...         largest = np.argsort(-np.abs(gradients[name].ravel()[free]))[:count]
+...         mask.reshape(-1)[left[smallest]] = False
+...         mask.reshape(-1)[free[largest]] = True
+...     return masks
 >>> rigl = MaskUpdate(drop_and_grow, at=lambda step: step % 100 == 0, gradients=True)
+>>> kernels, gradients = np.array([3.0, -1.0, 2.0, 0.0]), np.array([0.1, 0.0, 0.1, 0.4])
+>>> masks = {"logits": np.array([True, True, True, False])}
+>>> rigl.function(0, {"logits": kernels}, masks, {"logits": gradients})["logits"].tolist()
+[True, False, True, True]
 """
 
 from __future__ import annotations

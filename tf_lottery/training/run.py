@@ -116,6 +116,8 @@ class Training:
             self._save_to(directory)
         self.changing: UpdateMasks | None = None
         if task.masks_change:
+            if self.placed is not task.masked:
+                raise ValueError("masks change without --distribute alone")
             self.changing = UpdateMasks(
                 task.masks_change, task.masked, task.steps, self._next_batch
             )

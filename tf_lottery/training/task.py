@@ -92,8 +92,6 @@ class Task:
     def __post_init__(self):
         if self.config.dtype_policy != "float32" and self.validation_network is None:
             raise ValueError("a mixed dtype policy needs a float32 validation_network")
-        if self.masks_change and self.distribution.replicas > 1:
-            raise ValueError("masks change on one device alone")
         self.distribution.check(self.config)
 
     @property
