@@ -210,11 +210,12 @@ def test_a_filter_that_comes_back_has_a_scale_again(sparse, tiny_data, tmp_path)
         return masks
 
     update = MaskUpdate(revive, at=lambda step: step == 5, same_count=False)
-    go(masked, tiny_data, tmp_path, update, dataclasses.replace(CONFIG, epochs=1))
+    config = dataclasses.replace(CONFIG, keep_epochs=(1,))
+    go(masked, tiny_data, tmp_path, update, dataclasses.replace(config, epochs=1))
     assert bn.gamma.numpy()[3] == pytest.approx(1, abs=0.1)
     # Another process knows that it lives.
     masked = sparse()
-    go(masked, tiny_data, tmp_path, update)
+    go(masked, tiny_data, tmp_path, update, config)
     assert masked.network.get_layer("bn2").gamma.numpy()[3] == pytest.approx(1, abs=0.3)
 
 
