@@ -1,4 +1,4 @@
-"""Functions that somebody's package could have, named ``outside:function`` in settings."""
+"""Functions that somebody's package could have, named ``outside_training:function`` in settings."""
 
 import numpy as np
 

@@ -4,7 +4,7 @@ import dataclasses
 import doctest
 
 import numpy as np
-import outside
+import outside_training as outside
 import pytest
 
 from tf_lottery import weights
