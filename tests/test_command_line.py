@@ -189,7 +189,7 @@ def test_devices_are_no_part_of_a_result(folder):
         entry["stage"] for entry in one["ledger"]
     ]
     assert "--distribute=mirrored" in two["command"]
-    loss, expected = (document["curves"]["dense"][0]["loss"] for document in (two, one))
+    loss, expected = (document["rows"][0]["curve"][0]["loss"] for document in (two, one))
     assert loss == pytest.approx(expected, abs=1e-5)
 
 

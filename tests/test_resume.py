@@ -268,7 +268,9 @@ def test_killed_while_a_finished_training_removes_its_checkpoints(tmp_path, monk
     before = json.loads(history.read_text())
     assert run(*MINUTE, f"--workdir={tmp_path}/w")[0] == 0
     # Goes on with what was trained, the measured seconds included.
-    assert json.loads((tmp_path / "w" / "results.json").read_text())["curves"]["dense"] == before
+    (row,) = json.loads((tmp_path / "w" / "results.json").read_text())["rows"]
+    for column in ("loss", "seconds", "validation_seconds"):
+        assert [r[column] for r in row["curve"]] == [r[column] for r in before]
 
 
 def test_logs_of_an_earlier_run_in_the_same_place_are_not_mixed_in(tmp_path):

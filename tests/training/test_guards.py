@@ -286,7 +286,7 @@ def test_a_ticket_from_a_collapsed_search_says_so(tmp_path, capsys):
     assert "rollbacks" not in ticket.found
     report = (tmp_path / "w" / "report.md").read_text()
     epochs = ", ".join(map(str, epochs))
-    assert f"in search: boosting (epoch {epochs}): what was made from these weights" in report
+    assert f"in search: boosting, seed 3 (epoch {epochs}): what was made" in report
     capsys.readouterr()
     assert main(["--mode=inspect", f"--ticket={tmp_path / 'w' / 'tickets' / 'boosting'}"]) == 0
     assert f"collapsed_epochs = [{epochs}]" in capsys.readouterr().out
