@@ -266,6 +266,13 @@ def test_replicates_are_rows_of_other_seeds(run, tmp_path):
     assert [pair.seed for pair in claim.pairs] == both.seeds
 
 
+def test_a_shared_search_is_told_once_under_several_seeds(run, tmp_path):
+    _, _, store, _ = run
+    small = {**OPTIONS, "compare": ("boosting", "reinit")}
+    found = carried_out(make_study(small, None, 2), tmp_path, store)
+    assert list(found.searches) == ["search: boosting (seed 5)"]
+
+
 def test_leavings_of_another_comparison_go_and_nothing_else(run, tmp_path):
     study, _, store, _ = run
     for name in ("winning", "winning-seed-7", "exported"):

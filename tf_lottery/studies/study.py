@@ -282,10 +282,13 @@ class Study:
         if not self.experiment.keeps:
             return {}
         entries = [self.cells[arm.name, self.seeds[0]].entry for arm in self.design.arms]
+        searches: dict[str, Stage] = {}
+        for entry in entries:
+            for stage in entry.searches:  # which the first of several arms gives its name
+                searches.setdefault(stage.key, stage)
         return {
             stage.label: convert(workshop.history(stage), list[results.Record])
-            for entry in entries
-            for stage in entry.searches
+            for stage in searches.values()
         }
 
     def _transferred(self, workshop: Workshop) -> Transfer | None:
