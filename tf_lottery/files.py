@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,8 @@ from tf_lottery.errors import StoreError
 
 def write_atomically(path: str | os.PathLike, content: bytes | str) -> Path:
     """Puts ``content`` (text as UTF-8) at ``path``; makes the folder if need be.
+
+    What is no character, as in a file's name that is not UTF-8, becomes its escape.
 
     The bytes go to a hidden file in the same folder, are synced to the disk and
     renamed over ``path``. If anything fails the old file stays as it was.
@@ -33,7 +37,8 @@ def write_atomically(path: str | os.PathLike, content: bytes | str) -> Path:
         # "x", not tempfile: its files are readable by their owner alone, and
         # the rename would hand that to a report meant to be shared.
         with open(temporary, "xb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            text = isinstance(content, str)
+            file.write(content.encode(errors="backslashreplace") if text else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -127,6 +132,44 @@ def make_directory(flag: str, root: str | os.PathLike) -> None:
         ) from None
 
 
+def plain_name(path: str | os.PathLike) -> str:
+    """A name of ``path`` that TensorFlow takes as it stands; good while this process lives.
+
+    TensorFlow reads ``[x]``, ``*``, ``?`` and a backslash as patterns, in names of checkpoints
+    and SavedModels too, where an escaped one is not found either; and it encodes names as
+    UTF-8, whatever the locale. So a path with anything but plain characters gets a link.
+
+    Args:
+      path: exists, if a directory is to be made in it or files are to be found below it.
+    """
+    text = os.fspath(path)
+    return text if _is_plain(text) else _link(os.path.abspath(text))
+
+
+_LINKS = "tf_lottery-"  # how the name of the directory of links begins
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and not set(text) & set("*?[]\\")
+
+
+@functools.cache
+def _links() -> tempfile.TemporaryDirectory:
+    """Where links lie, until this process ends."""
+    places = filter(_is_plain, (tempfile.gettempdir(), "/tmp", "/var/tmp"))
+    usable = [place for place in places if os.access(place, os.W_OK | os.X_OK)]
+    return tempfile.TemporaryDirectory(prefix=_LINKS, dir=usable[0] if usable else None)
+
+
+@functools.cache
+def _link(target: str) -> str:
+    # The end is kept: libraries tell .keras files by it.
+    suffix = Path(target).suffix
+    link = Path(_links().name, uuid.uuid4().hex + (suffix if _is_plain(suffix) else ""))
+    link.symlink_to(target)
+    return str(link)
+
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BROKEN = (errno.EIO, errno.EROFS, errno.EACCES)
 
@@ -139,11 +182,31 @@ def _number(error: Exception) -> int | None:
 
 
 @contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A directory for temporary files, removed afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            yield Path(folder)
+        except OSError as error:
+            if error.errno in _FULL and error.filename is None:
+                error.filename = folder  # which ``disk_errors`` asks for
+            raise
+
+
+def _is_temporary(error: Exception, root: str | os.PathLike) -> bool:
+    """Whether an error names a temporary file of ours or of a library, and none in ``root``."""
+    told = f"{getattr(error, 'filename', '')} {error}"
+    names = told.split(tempfile.gettempdir() + os.sep)[1:]
+    return os.path.abspath(root) not in told and any(not n.startswith(_LINKS) for n in names)
+
+
+@contextlib.contextmanager
 def disk_errors(flag: str, root: str | os.PathLike) -> Iterator[None]:
     """Turns the errors of a full or failing disk, TensorFlow's too, into a ``StoreError``.
 
     Args:
-      flag: of the directory, for the message.
+      flag: of the directory, for the message; where an error names a temporary file, that
+        tells of ``TMPDIR`` instead.
       root: the directory.
     """
     try:
@@ -151,17 +214,20 @@ def disk_errors(flag: str, root: str | os.PathLike) -> Iterator[None]:
     except StoreError:
         raise
     except Exception as error:
-        number = _number(error)
+        number, place = _number(error), f"--{flag}"
+        name = str(getattr(error, "filename", None) or root)
+        ours = name.startswith(str(root))
+        if _is_temporary(error, root):
+            place, root, ours = "TMPDIR", f"{tempfile.gettempdir()} (temporary files)", True
         if number in _FULL:
             raise StoreError(
-                f"--{flag}: no space left under {root}; free some and run the same command again"
+                f"{place}: no space left under {root}; free some and run the same command again"
             ) from error
         # A file elsewhere that may not be read is another matter, for another message.
-        ours = str(getattr(error, "filename", None) or root).startswith(str(root))
         if ours and number in _BROKEN:
             reason = os.strerror(number)
             raise StoreError(
-                f"--{flag}: {root} cannot be written ({reason}); put that right or free its "
+                f"{place}: {root} cannot be written ({reason}); put that right or free its "
                 "disk and run the same command again"
             ) from error
         raise

@@ -1,14 +1,21 @@
 """The command line: parse, dispatch, exit code.
 
-    python -m tf_lottery.main --flagfile=flags/quickstart.flags
+    python -m tf_lottery --flagfile=flags/quickstart.flags
 
-Exit codes: 0 done; 1 the run failed; 2 the command line cannot be used; 130 interrupted
-(Ctrl-C); 143 terminated (SIGTERM). Errors are one line on stderr; ``-v`` adds the traceback.
+Exit codes: 0 done; 1 the run failed; 2 the command line cannot be used; 129 its terminal was
+closed (SIGHUP); 130 interrupted (Ctrl-C); 143 terminated (SIGTERM). Errors are one line on stderr; ``-v`` adds the traceback.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+
+if __name__ == "__main__" and not __package__:  # python tf_lottery/main.py
+    # Its folder comes first then, and its modules would be taken for others of their names.
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+import contextlib
 import traceback
 from collections.abc import Sequence
 
@@ -17,10 +24,12 @@ from tf_lottery.errors import LotteryError
 from tf_lottery.interruption import Terminated, termination_raised
 from tf_lottery.options import command as flags
 from tf_lottery.studies.paper import EXPERIMENTS
+from tf_lottery.terminal import open_streams
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line (without the program's name); returns the exit code."""
+    open_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     verbose = any(argument in ("-v", "--verbose") for argument in arguments)
     try:
@@ -53,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _complain(message: object) -> None:
     """One line on stderr, whatever the message holds."""
-    print("tf_lottery: " + " ".join(str(message).split()), file=sys.stderr)
+    with contextlib.suppress(OSError):  # a terminal that was closed
+        print("tf_lottery: " + " ".join(str(message).split()), file=sys.stderr, flush=True)
 
 
 def console() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import io
-import os
 import shutil
 import urllib.parse
 from collections.abc import Iterator
@@ -98,8 +97,6 @@ def _read_digits() -> RawData:
 def _read_tfds(name: str, data_dir: str | None) -> RawData:
     from tf_lottery.keras import tf
 
-    if data_dir is not None:
-        data_dir = os.path.expanduser(data_dir)
     builder = _builder(name, data_dir)
     class_names = _class_names(builder, name)  # first: a download may take long
     if not _is_prepared(builder):

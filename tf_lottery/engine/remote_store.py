@@ -174,12 +174,15 @@ class RemoteStore(Store):
         with self._errors("read"):
             if not _gfile().exists(source):
                 raise _unusable(source, "is missing")
-            _gfile().copy(source, str(target), overwrite=True)
+            _gfile().copy(source, self._local(target), overwrite=True)
         found = target.stat().st_size
         if found != size:
             raise _unusable(source, f"has {found} bytes and should have {size}")
         if digest is not None and files.digest(target) != digest:
             raise _unusable(source, "is damaged")
+
+    def _local(self, path: Path) -> str:
+        return os.path.join(files.plain_name(self.root), path.relative_to(self.root))
 
     def _recover(self, stage: Stage, partial: Path) -> bool:
         if self._is_here(stage):  # finished once, but no longer at the URL
@@ -213,13 +216,13 @@ class RemoteStore(Store):
                 for name in manifest["files"]:
                     target = f"{base}/{manifest['folder']}/{name}"
                     gfile.makedirs(os.path.dirname(target))
-                    gfile.copy(str(directory / name), target, overwrite=True)
+                    gfile.copy(self._local(directory / name), target, overwrite=True)
                 if self.has(stage):
                     self._discard(f"{base}/{manifest['folder']}")
                     return False
                 # On a disk behind file:// a file may be there before it is whole.
                 whole = f"{base}/{manifest['folder']}.json"
-                gfile.copy(str(directory / "manifest.json"), whole, overwrite=True)
+                gfile.copy(self._local(directory / "manifest.json"), whole, overwrite=True)
                 gfile.rename(whole, self._manifest_url(stage), overwrite=True)
             except Exception:
                 self._discard(f"{base}/{manifest['folder']}")

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tf_lottery import weights
+from tf_lottery import files, weights
 from tf_lottery.engine.store import has_own_digest, verify
 from tf_lottery.errors import StoreError, UsageError
 from tf_lottery.keras import keras, tf
@@ -179,11 +179,11 @@ def _from_keras_file(path: Path) -> LoadedModel:
         with zipfile.ZipFile(path) as archive:
             version = json.loads(archive.read("metadata.json"))["keras_version"]
         if version.startswith("2."):
-            network = keras.models.load_model(path, compile=False, safe_mode=True)
+            network = keras.models.load_model(files.plain_name(path), compile=False, safe_mode=True)
             return LoadedModel(
                 network, f"Keras model {path}", tuple(network.input_shape[1:]), network, {}
             )
-        network = _keras_3().saving.load_model(path, compile=False, safe_mode=True)
+        network = _keras_3().saving.load_model(files.plain_name(path), compile=False, safe_mode=True)
         shape = tuple(network.input_shape[1:])
         return LoadedModel(network, f"Keras {version} model {path}", shape)
     except StoreError:
@@ -244,7 +244,7 @@ def _from_stage(path: Path) -> LoadedModel:
 
 def _from_saved_model(path: Path) -> LoadedModel:
     try:
-        model = tf.saved_model.load(str(path))
+        model = tf.saved_model.load(files.plain_name(path))
     except Exception as error:  # TensorFlow raises many kinds for damaged files
         raise StoreError(f"--model_path: {path} cannot be loaded: {error}") from error
     signature = model.signatures.get("serving_default")

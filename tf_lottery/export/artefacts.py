@@ -15,6 +15,7 @@ import numpy as np
 
 from tf_lottery.evaluation.models import predicted_classes
 from tf_lottery.evaluation.packing import unit_pixels
+from tf_lottery.files import plain_name
 from tf_lottery.keras import tf, tflite_schema
 from tf_lottery.terminal import silent_stderr
 
@@ -53,11 +54,11 @@ class SavedModelArtefact:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.model = tf.saved_model.load(str(path))
+        self.model = tf.saved_model.load(plain_name(path))
 
     def counts(self) -> tuple[int, int]:
         """See ``Artefact``: all floating-point variables, BatchNorm statistics included."""
-        reader = tf.train.load_checkpoint(str(self.path / "variables" / "variables"))
+        reader = tf.train.load_checkpoint(f"{plain_name(self.path)}/variables/variables")
         types = reader.get_variable_to_dtype_map()
         values = [reader.get_tensor(name) for name, dtype in types.items() if dtype.is_floating]
         return sum(v.size for v in values), sum(int(np.count_nonzero(v)) for v in values)
@@ -127,7 +128,7 @@ class TFLiteArtefact:
         with silent_stderr(unless=self._verbose), warnings.catch_warnings():
             # It says that tf.lite will go in TF 2.20; in 2.21 it is there.
             warnings.simplefilter("ignore")
-            interpreter = tf.lite.Interpreter(str(self.path), num_threads=self._threads)
+            interpreter = tf.lite.Interpreter(plain_name(self.path), num_threads=self._threads)
             source, target = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
             interpreter.resize_tensor_input(source["index"], [batch, *source["shape"][1:]])
             interpreter.allocate_tensors()

@@ -92,7 +92,7 @@ def export_saved_model(
     with files.new_directory(path) as partial:
         tf.saved_model.save(
             module,
-            str(partial),
+            files.plain_name(partial),
             signatures={
                 "serving_default": module.serving_default.get_concrete_function(),
                 "serving_uint8": module.serving_uint8.get_concrete_function(),

@@ -20,6 +20,7 @@ from tf_lottery.options.modes import (
     Places,
     Talk,
 )
+from tf_lottery.options.places import place
 from tf_lottery.options.registry import Registry
 from tf_lottery.options.settings import AttackConfig, LotteryConfig
 
@@ -102,8 +103,10 @@ def parse(argv: list[str], experiments: Sequence[str] = ()) -> Command | str:
         if isinstance(option.choices, Registry):  # absl checks the other choices
             option.refuse(values[option.flag])
     data_dir = values["data_dir"]
-    if data_dir and "://" not in data_dir:  # other processes work in other directories
-        values["data_dir"] = os.path.abspath(data_dir)
+    if data_dir is not None:
+        data_dir = place("data_dir", data_dir, "url")
+        # Other processes work in other directories.
+        values["data_dir"] = data_dir if "://" in data_dir else os.path.abspath(data_dir)
     given = frozenset(name for name in FLAGS if FLAGS[name].present)
     return Command.of(
         values,

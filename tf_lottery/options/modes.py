@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import os
 from dataclasses import dataclass
 
 from tf_lottery.errors import UsageError
 from tf_lottery.options.build import DEVICES, DeviceOptions
 from tf_lottery.options.checks import at_least
 from tf_lottery.options.option import MODES, OF_A_RUN, Options, option
+from tf_lottery.options.places import listed
 from tf_lottery.options.settings import EXPORT_FORMATS
 
 _STAGES = ("run", "plan")
@@ -35,14 +37,18 @@ class Places(Options, topic="What to do"):
         "runs/lottery",
         "Directory for results, report, tickets, SavedModels and TensorBoard logs.",
         modes=MODES,
+        path="local",
     )
     store: str = _place(
-        None, "Directory of finished stages, shared between runs. Default: <workdir>/stages."
+        None,
+        "Directory of finished stages, shared between runs. Default: <workdir>/stages.",
+        path="url",
     )
     ticket: str | None = _place(
         None,
         "A ticket directory: to inspect, evaluate or export, or in mode run to train instead of "
         "searching one.",
+        path="local",
     )
     model_path: str | None = _place(
         None,
@@ -50,16 +56,19 @@ class Places(Options, topic="What to do"):
         "evaluate or export. To evaluate also several with commas between, or a run's work "
         "directory for all its models.",
         modes=("evaluate", "export"),
+        path="list",
     )
     export_dir: str = _place(
         None,
         "Where mode export writes. Default: <workdir>/saved_model/exported.",
         modes=("export",),
+        path="local",
     )
     evaluation_dir: str = _place(
         None,
         "Where mode evaluate writes, and goes on from. Default: <workdir>/evaluation.",
         modes=("evaluate",),
+        path="local",
     )
 
     def __post_init__(self):
@@ -69,12 +78,12 @@ class Places(Options, topic="What to do"):
             ("export_dir", "saved_model/exported"),
             ("evaluation_dir", "evaluation"),
         ):
-            object.__setattr__(self, name, getattr(self, name) or f"{self.workdir}/{place}")
+            object.__setattr__(self, name, getattr(self, name) or os.path.join(self.workdir, place))
 
     @property
     def model_paths(self) -> tuple[str, ...]:
         """What ``--model_path`` lists."""
-        return tuple(path for path in (self.model_path or "").split(",") if path)
+        return () if self.model_path is None else listed("model_path", self.model_path)
 
 
 @dataclass(frozen=True)
@@ -119,6 +128,7 @@ class ExperimentOptions(Options, topic="Experiments of the paper", modes=_STAGES
         "valid_robust. Mode report draws the figures of an experiment's work directory anew with "
         "them.",
         modes=(*_STAGES, "report"),
+        path="none",
     )
 
     @property

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self
 
 from tf_lottery.options.checks import Check, choice, some_of
+from tf_lottery.options.places import Paths, place
 from tf_lottery.options.registry import Registry
 
 # Where the settings of a run may be given: its command line with another --mode shall do.
@@ -39,6 +40,7 @@ class Option:
         where files lie: that is in no key either.
       executor: the only one under which it does something; empty: any.
       short_name: a letter.
+      path: what it may name, if it is a path, see ``places.place``.
       field, kind, default: of the dataclass's field: its name, its type (``int``, ``float``,
         ``bool``, ``str``, ``tuple[str, ...]`` or ``tuple[float, ...]``), its default.
     """
@@ -52,6 +54,7 @@ class Option:
     recorded: bool = True
     executor: str = ""
     short_name: str | None = None
+    path: Paths | None = None
     field: str = ""
     kind: str = ""
     default: Any = None
@@ -144,7 +147,10 @@ class Options:
 
     def __post_init__(self):
         for told in self._all:
-            told.refuse(getattr(self, told.field))
+            value = getattr(self, told.field)
+            told.refuse(value)
+            if told.path and value is not None:
+                object.__setattr__(self, told.field, place(told.flag, value, told.path))
 
     @classmethod
     def of(cls, values: Mapping[str, Any], **others: Any) -> Self:

@@ -66,7 +66,10 @@ class DataConfig(Options, topic="Data"):
     test_examples: int = option(0, "Number of test images used; 0: all.", at_least(0))
     augment: bool = option(None, "Random crops and flips. Default: for CIFAR sets only.")
     data_dir: str | None = option(
-        None, "Where tensorflow-datasets keeps its sets. Default: its own.", recorded=False
+        None,
+        "Where tensorflow-datasets keeps its sets. Default: its own.",
+        recorded=False,
+        path="url",
     )
 
     def __post_init__(self):

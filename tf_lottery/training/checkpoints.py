@@ -148,7 +148,7 @@ class Checkpoints:
         self._folder.mkdir(exist_ok=True)
         prefix = self._folder / position.name
         prefix.with_suffix(".json").unlink(missing_ok=True)
-        self._checkpoint.write(str(prefix))
+        self._checkpoint.write(self._plain(position))
         written = sorted(self._folder.glob(f"{position.name}.*"))
         for path in written:
             _sync(path)
@@ -170,7 +170,10 @@ class Checkpoints:
             if path.stem > position.name:
                 self._remove(path)
         self._digests.clear()  # of files that the way from here writes anew
-        self._checkpoint.read(str(self._folder / position.name)).assert_existing_objects_matched()
+        self._checkpoint.read(self._plain(position)).assert_existing_objects_matched()
+
+    def _plain(self, position: Position) -> str:
+        return os.path.join(files.plain_name(self._folder), position.name)
 
     def needed(self) -> set[str]:
         """Names of the weights files that a checkpoint says belong to it."""

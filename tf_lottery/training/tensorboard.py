@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from tensorboard.plugins.hparams import api as hparams
 
+from tf_lottery import files
 from tf_lottery.keras import keras, tf
 from tf_lottery.pruning.masks import MaskedNetwork
 
@@ -60,7 +61,7 @@ class TensorBoardLog(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         if self._writer is not None:  # fit is called again
             return
-        self._writer = tf.summary.create_file_writer(str(self._directory))
+        self._writer = _event_writer(self._directory)
         with self._writer.as_default(step=0):
             hparams.hparams(self._settings, trial_id=self._directory.name)
             for name, mask in self._masked.masks.items():
@@ -115,12 +116,17 @@ class TensorBoardLog(keras.callbacks.Callback):
 def log_pictures(directory: Path, pictures: Sequence[Path]) -> None:
     """PNG files as images, each under its file name; replaces what lies in ``directory``."""
     shutil.rmtree(directory, ignore_errors=True)
-    writer = tf.summary.create_file_writer(str(directory))
+    writer = _event_writer(directory)
     with writer.as_default(step=0):
         for path in pictures:
             image = tf.io.decode_png(path.read_bytes(), channels=3)
             tf.summary.image(path.stem, image[None])
     writer.close()
+
+
+def _event_writer(directory: Path) -> Any:
+    directory.mkdir(parents=True, exist_ok=True)
+    return tf.summary.create_file_writer(files.plain_name(directory))
 
 
 def _strip(clean, attacked):
