@@ -37,8 +37,9 @@ def write_atomically(path: str | os.PathLike, content: bytes | str) -> Path:
         # "x", not tempfile: its files are readable by their owner alone, and
         # the rename would hand that to a report meant to be shared.
         with open(temporary, "xb") as file:
-            text = isinstance(content, str)
-            file.write(content.encode(errors="backslashreplace") if text else content)
+            if isinstance(content, str):
+                content = content.encode(errors="backslashreplace")
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -9,7 +9,6 @@ import stat
 import threading
 from collections.abc import Iterator
 
-
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 

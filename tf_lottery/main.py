@@ -3,7 +3,8 @@
     python -m tf_lottery --flagfile=flags/quickstart.flags
 
 Exit codes: 0 done; 1 the run failed; 2 the command line cannot be used; 129 its terminal was
-closed (SIGHUP); 130 interrupted (Ctrl-C); 143 terminated (SIGTERM). Errors are one line on stderr; ``-v`` adds the traceback.
+closed (SIGHUP); 130 interrupted (Ctrl-C); 143 terminated (SIGTERM). Errors are one
+line on stderr; ``-v`` adds the traceback.
 """
 
 from __future__ import annotations

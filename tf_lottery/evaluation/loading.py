@@ -183,7 +183,9 @@ def _from_keras_file(path: Path) -> LoadedModel:
             return LoadedModel(
                 network, f"Keras model {path}", tuple(network.input_shape[1:]), network, {}
             )
-        network = _keras_3().saving.load_model(files.plain_name(path), compile=False, safe_mode=True)
+        network = _keras_3().saving.load_model(
+            files.plain_name(path), compile=False, safe_mode=True
+        )
         shape = tuple(network.input_shape[1:])
         return LoadedModel(network, f"Keras {version} model {path}", shape)
     except StoreError:
