@@ -34,7 +34,7 @@ LAYERS = {
     1: ("data", "models", "attacks", "objectives", "pruning", "compaction"),
     2: ("training", "evaluation", "tickets", "report", "export"),
     3: ("lottery", "studies"),
-    4: ("main", "cli", "api", "study_cli"),
+    4: ("__main__", "main", "cli", "api", "study_cli"),
 }
 LAYER = {concept: layer for layer, concepts in LAYERS.items() for concept in concepts}
 # The package itself (its version) may be read anywhere.

@@ -38,7 +38,7 @@ def execute(command: Command) -> int:
             f"--distribute goes with --mode=run, which trains, got --mode={command.mode}",
             "distribute",
         )
-    with files.disk_errors("workdir", command.workdir):
+    with files.disk_errors("workdir", command.workdir), study_cli.naming_origin(command):
         return _MODES[command.mode](command)
 
 
@@ -166,6 +166,12 @@ def _one_model(command: Command) -> str:
 
 def _export(command: Command) -> int:
     path = _one_model(command)
+    if (Path(path) / "results.json").is_file():
+        allowed = (
+            "one network to export, this is a run's work directory: give one of its tickets "
+            "(tickets/<name>) or a training stage of its store (stages/train-<key>)"
+        )
+        raise UsageError.bad_value("model_path", path, allowed)
     command.evaluation_attack("pgd20", "eval_eps")  # bad flags are told before seconds go by
     run_config = command.config()
     target = Path(command.export_dir)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import shlex
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tf_lottery import files
 from tf_lottery.engine import locks
 from tf_lottery.errors import StoreError, UsageError
+from tf_lottery.options.build import DEFAULTS
 from tf_lottery.options.command import Command
-from tf_lottery.options.settings import differences
+from tf_lottery.options.settings import differences, several
 from tf_lottery.studies.comparison import compare
 from tf_lottery.studies.design import Design
 from tf_lottery.studies.paper import find_experiment
@@ -46,6 +49,26 @@ def make_design(command: Command, ticket: Ticket | None = None) -> Design:
     experiment = compare(options["compare"], bool(options["attacks"]), priced)
     digest = None if ticket is None else ticket.digest
     return Design(experiment, options, command.given, {}, command.replicates, digest)
+
+
+@contextlib.contextmanager
+def naming_origin(command: Command) -> Iterator[None]:
+    """Says of a value that is refused and that nobody gave where it comes from."""
+    try:
+        yield
+    except UsageError as error:
+        flag = error.flag
+        if flag not in DEFAULTS or flag in command.given or f"--{flag}: got " not in str(error):
+            raise
+        origin = "that is the default"
+        if command.experiment is not None:
+            experiment = find_experiment(command.experiment)
+            if flag in experiment.fixed:
+                raise
+            if flag in {**experiment.full, **experiment.defaults}:
+                origin = f"experiment {experiment.id} sets that, as in the paper"
+        advice = f"{origin}; give --{flag} another value"
+        raise UsageError(f"{error} ({advice})", flag) from error
 
 
 def make_study(command: Command) -> Study:
@@ -154,10 +177,7 @@ def _check_workdir(workdir: Path, design: Design) -> None:
     ours.pop("replicates", None)
     lines = differences(ours, theirs)
     if lines:
-        more = f"; and {len(lines) - 4} more" if len(lines) > 4 else ""
-        raise StoreError(
-            f"{path} holds the results of other settings ({'; '.join(lines[:4])}{more}): {advice}"
-        )
+        raise StoreError(f"{path} holds the results of other settings ({several(lines)}): {advice}")
     if len(design.seeds) < len(document.seeds):
         raise StoreError(
             f"{path} holds {len(document.seeds)} replicates, --replicates={len(design.seeds)} "
@@ -330,7 +350,8 @@ def _tell(document: Results, workdir: Path) -> None:
     tensorboard = Path(sys.executable).with_name("tensorboard")  # of this environment
     if tensorboard.is_relative_to(Path.cwd()):
         tensorboard = tensorboard.relative_to(Path.cwd())
-    print(f"TensorBoard   {tensorboard} --logdir={workdir / 'tensorboard'}")
+    command = shlex.join([str(tensorboard), f"--logdir={workdir / 'tensorboard'}"])
+    print(f"TensorBoard   {command}")
 
 
 def _width() -> int:

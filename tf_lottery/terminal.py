@@ -36,21 +36,24 @@ def silent_stderr(unless: bool = False) -> Iterator[None]:
     except OSError:  # closed: nothing can be seen there
         yield
         return
-    with tempfile.NamedTemporaryFile() as sink, open(sink.name, "rb") as said:
-        with _witness(said, kept):
-            os.dup2(sink.fileno(), 2)
-            try:
-                yield
-            except LotteryError:
-                raise
-            except BaseException:
-                _flush()
-                os.write(kept, said.read())
-                raise
-            finally:
-                _flush()
-                os.dup2(kept, 2)
-                os.close(kept)
+    with (
+        tempfile.NamedTemporaryFile() as sink,
+        open(sink.name, "rb") as said,
+        _witness(said, kept),
+    ):
+        os.dup2(sink.fileno(), 2)
+        try:
+            yield
+        except LotteryError:
+            raise
+        except BaseException:
+            _flush()
+            os.write(kept, said.read())
+            raise
+        finally:
+            _flush()
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 @contextlib.contextmanager

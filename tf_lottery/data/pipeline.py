@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from tf_lottery.data.augmentation import crop_and_flip, draw
-from tf_lottery.errors import UsageError
 from tf_lottery.keras import tf
+from tf_lottery.options.checks import within
 from tf_lottery.types import Tensor
 
 # Threads that gather and augment, and batches made ahead. Fixed, see _without_autotune.
@@ -22,12 +22,10 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     """Full batches in an epoch; the remainder is dropped.
 
     Raises:
-      UsageError: the batch is larger than the training set.
+      UsageError: the batch is larger than the training set, or below 1.
     """
-    if batch_size > num_examples:
-        raise UsageError.bad_value(
-            "batch_size", batch_size, f"at most {num_examples}, the number of training images"
-        )
+    words = f"1 to {num_examples}, the number of training images"
+    within(f"[1, {num_examples}]", words)("batch_size", batch_size)
     return num_examples // batch_size
 
 

@@ -217,9 +217,11 @@ def _class_names(builder: Any, name: str) -> tuple[str, ...]:
     if not isinstance(image, tfds.features.Image) or not isinstance(
         label, tfds.features.ClassLabel
     ):
+        kinds = [f"{feature} ({type(features[feature]).__name__})" for feature in features]
         raise DataError(
             f"--dataset={name}: not an image classification set, it has the features "
-            f"{', '.join(features) or 'of one unnamed array'}; needed are image and label"
+            f"{', '.join(kinds) or 'of one unnamed array'}; needed are image (Image) and label "
+            "(ClassLabel)"
         )
     if len(image.shape) != 3 or None in image.shape:
         raise DataError(

@@ -268,7 +268,7 @@ class Store:
             "label": stage.label,
             "settings": dict(stage.settings),
             "parents": {role: parent.name for role, parent in stage.parents.items()},
-            "ledger": json.loads(ledger.read_text()) if ledger.exists() else {},
+            "ledger": json.loads(ledger.read_bytes()) if ledger.exists() else {},
             "files": {name: path.stat().st_size for name, path in written.items()},
             "sha256": {name: files.digest(path) for name, path in written.items()},
         }

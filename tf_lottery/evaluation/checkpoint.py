@@ -15,6 +15,7 @@ import numpy as np
 from tf_lottery import weights
 from tf_lottery.errors import StoreError
 from tf_lottery.evaluation.packing import Cursor, Passes, Verdicts
+from tf_lottery.options.settings import differences, several
 
 _FORMAT = 1
 _DIGEST = "digest"
@@ -105,10 +106,10 @@ class Checkpoint:
             if _DIGEST in arrays and not np.array_equal(arrays.pop(_DIGEST), _digest(arrays)):
                 raise ValueError("its digest does not fit")
             head = json.loads(arrays["head"].tobytes())
-            same = head["format"] == _FORMAT and head["identity"] == json.loads(
-                json.dumps(dict(identity))
-            )
-            progress = _progress(arrays, head) if same else None
+            other = differences(json.loads(json.dumps(dict(identity))), head["identity"])
+            if head["format"] != _FORMAT:
+                other = [f"format: {head['format']} there, {_FORMAT} now"]
+            progress = None if other else _progress(arrays, head)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, StoreError) as error:
             reason = " ".join(str(error).split())
             print(f"{self.path} is damaged: starting this evaluation again ({reason})",
@@ -116,7 +117,8 @@ class Checkpoint:
             return None
         if progress is None:
             raise StoreError(
-                f"{self.path} belongs to an evaluation of other settings; remove it to start over"
+                f"{self.path} belongs to an evaluation of other settings ({several(other)}); "
+                "remove it to start over"
             )
         return progress
 

@@ -29,6 +29,7 @@ from tf_lottery.evaluation.packing import (
 )
 from tf_lottery.keras import tf
 from tf_lottery.options.attacks import default_eps
+from tf_lottery.options.checks import at_least
 from tf_lottery.options.settings import AttackConfig, attack_from_name, settings
 
 
@@ -93,6 +94,7 @@ class Evaluator:
 
     Raises:
       ValueError: two attacks of one name, or a model ``logits_function`` refuses.
+      UsageError: ``batch_size`` is below 1.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class Evaluator:
     ):
         self._logits_fn = logits_function(model)
         self._freeze = freezer(model)
+        at_least(1)("batch_size", batch_size)
         self._batch_size = batch_size
         self._jit_compile = jit_compile
         self._attacks = tuple(attacks)
@@ -405,8 +408,10 @@ def _checked(x, y) -> tuple[np.ndarray, np.ndarray]:
             f"images of shape {x.shape} and labels of shape {y.shape}; "
             "(n, height, width, channels) and (n,) with n > 0 are needed"
         )
-    if not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
-        raise ValueError(f"labels are {y.dtype} from {y.min()}; class numbers from 0 are needed")
+    whole = np.issubdtype(y.dtype, np.integer)
+    if not whole or y.min() < 0:
+        lowest = f" from {y.min()}" if whole else ""  # words have none
+        raise ValueError(f"labels are {y.dtype}{lowest}; class numbers from 0 are needed")
     if x.dtype != np.uint8:
         x = x.astype(np.float32)
         if not (x.min() >= 0 and x.max() <= 1):  # false for NaN too

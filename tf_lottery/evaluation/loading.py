@@ -91,7 +91,7 @@ def model_paths(given: str | Path) -> list[Path]:
         )
     # In the order of the run's table.
     try:
-        rows = json.loads((path / "results.json").read_text())["rows"]
+        rows = json.loads((path / "results.json").read_bytes())["rows"]
         order = [row["name"] for row in rows]
     except (OSError, ValueError, KeyError, TypeError):
         order = []
@@ -221,7 +221,7 @@ def from_ticket(path: str | Path) -> LoadedModel:
 
 def _from_stage(path: Path) -> LoadedModel:
     try:
-        manifest = json.loads((path / "manifest.json").read_text())
+        manifest = json.loads((path / "manifest.json").read_bytes())
         if not has_own_digest(manifest):
             raise ValueError("manifest.json does not fit its digest")
         if manifest["kind"] != "train":
@@ -230,7 +230,7 @@ def _from_stage(path: Path) -> LoadedModel:
             )
         for name in ("network.json", "best.npz"):
             verify(path, manifest, name)
-        spec = NetworkSpec.from_json(json.loads((path / "network.json").read_text())["network"])
+        spec = NetworkSpec.from_json(json.loads((path / "network.json").read_bytes())["network"])
         network = spec.build(0)
         weights.set_weights(network, weights.read_arrays(path / "best.npz"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -258,7 +258,7 @@ def _from_saved_model(path: Path) -> LoadedModel:
     metadata = None
     if (path / "metadata.json").is_file():
         try:
-            metadata = json.loads((path / "metadata.json").read_text())
+            metadata = json.loads((path / "metadata.json").read_bytes())
         except ValueError as error:
             raise StoreError(f"--model_path: {path}/metadata.json is damaged: {error}") from None
     return LoadedModel(model, f"SavedModel {path}", shape, metadata=metadata)

@@ -16,6 +16,7 @@ import numpy as np
 
 from tf_lottery.attacks import make_procedure
 from tf_lottery.keras import tf
+from tf_lottery.options.checks import at_least
 from tf_lottery.options.settings import AttackConfig
 from tf_lottery.types import LogitsFn
 
@@ -301,7 +302,11 @@ def packed(count: int, batch_size: int) -> Iterator[tuple[slice, int]]:
     Example:
       >>> [(rows.start, rows.stop, size) for rows, size in packed(70, 32)]
       [(0, 32, 32), (32, 64, 32), (64, 70, 8)]
+
+    Raises:
+      UsageError: ``batch_size`` is below 1.
     """
+    at_least(1)("batch_size", batch_size)
     full = count - count % batch_size
     for start in range(0, full, batch_size):
         yield slice(start, start + batch_size), batch_size

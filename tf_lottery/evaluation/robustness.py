@@ -30,7 +30,7 @@ from tf_lottery.evaluation.loading import LoadedModel
 from tf_lottery.evaluation.models import full_float32
 from tf_lottery.evaluation.transfer import transfer_matrix
 from tf_lottery.machine import machine
-from tf_lottery.options.settings import AttackConfig, settings
+from tf_lottery.options.settings import AttackConfig, differences, settings, several
 from tf_lottery.report.document import Data, Machine
 from tf_lottery.report.json_document import plain
 from tf_lottery.report.robustness.document import (
@@ -204,9 +204,11 @@ def _attacked(
     known = _read_json(place / "model.json")
     if known is not None:
         if known["identity"] != identity:
+            lines = differences(identity, known["identity"])
             raise StoreError(
                 f"--evaluation_dir: {place} holds results of other settings, images or another "
-                "model of that name; choose another --evaluation_dir or remove it"
+                f"model of that name ({several(lines)}); choose another --evaluation_dir or "
+                "remove it"
             )
         announce("  finished already")
         return _read_entry(place / "model.json", known), weights.read_arrays(place / "examples.npz")
@@ -411,7 +413,7 @@ def _read_json(path: Path) -> Any:
     if not path.exists():
         return None
     try:
-        document = json.loads(path.read_text())
+        document = json.loads(path.read_bytes())
         document["identity"]
     except (OSError, ValueError, KeyError, TypeError):
         raise StoreError(f"{path} is damaged; remove it to measure again") from None

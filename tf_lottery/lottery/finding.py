@@ -55,7 +55,7 @@ def new_ticket(
       rewind_epoch: of the parent ``rewind``, a training that kept it; 0: the initialisation.
     """
     config = stage.runtime["config"]
-    init = json.loads(shop.store.file(stage.parents["start"], "network.json").read_text())
+    init = json.loads(shop.store.file(stage.parents["start"], "network.json").read_bytes())
     rewind = None
     if rewind_epoch:
         path = shop.store.file(stage.parents["rewind"], f"epoch-{rewind_epoch}.npz")
@@ -121,7 +121,7 @@ def _control_ticket(shop: Resources, stage: Stage) -> Ticket:
     if stage.settings["control"] == "random_mask":
         masks = pruning.random_masks(parent.masks, stage.settings["seed"])
         return dataclasses.replace(parent, masks=masks, found=found, parent=parent.digest)
-    init = json.loads(shop.store.file(stage.parents["start"], "network.json").read_text())
+    init = json.loads(shop.store.file(stage.parents["start"], "network.json").read_bytes())
     return dataclasses.replace(
         parent,
         init_seed=init["seed"],

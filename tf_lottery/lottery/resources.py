@@ -159,7 +159,7 @@ class Resources:
         """
         data = self.data(stage.runtime["config"])
         path = self.store.file(stage, "network.json")
-        if json.loads(path.read_text())["data_digest"] != data.digest:
+        if json.loads(path.read_bytes())["data_digest"] != data.digest:
             raise StoreError(
                 f"--store: {path.parent} was trained on other images named "
                 f"{data.name}; choose another --store"
@@ -177,7 +177,7 @@ class Resources:
 
     def history(self, stage: Stage) -> list[dict]:
         """The rows of a finished training stage."""
-        return json.loads(self.store.file(stage, "history.json").read_text())
+        return json.loads(self.store.file(stage, "history.json").read_bytes())
 
     def ticket(self, stage: Stage) -> Ticket:
         """The ticket that a finished stage left."""

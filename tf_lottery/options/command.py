@@ -75,11 +75,6 @@ def parse(argv: list[str], experiments: Sequence[str] = ()) -> Command | str:
         FLAGS[name].unparse()
     try:
         rest = FLAGS(["tf_lottery", *argv])[1:]
-    except flags.CantOpenFlagFileError as error:
-        reason = str(error).split("] ")[-1]
-        raise UsageError(f"--flagfile: cannot be opened: {reason}", "flagfile") from None
-    except UnicodeDecodeError:
-        raise UsageError("--flagfile: is no text file", "flagfile") from None
     except RecursionError:
         raise UsageError("--flagfile: nested too deeply", "flagfile") from None
     except (flags.Error, ValueError) as error:  # absl: --noflag=value

@@ -6,6 +6,8 @@ project's flags alone and ``-v`` is ours, whatever libraries are imported later.
 
 from __future__ import annotations
 
+import codecs
+import os
 import re
 import shutil
 import textwrap
@@ -15,11 +17,49 @@ from typing import Any
 
 from absl import flags
 
+from tf_lottery.errors import UsageError
 from tf_lottery.options import build, modes
 from tf_lottery.options.option import Option
+from tf_lottery.options.places import place
 from tf_lottery.options.registry import Registry
 
-FLAGS = flags.FlagValues()
+
+class _Flags(flags.FlagValues):
+    """Flags whose flagfiles are UTF-8 or have a byte-order mark, whatever the locale is."""
+
+    def _get_flag_file_lines(self, filename, parsed_file_stack=None):
+        # absl would read in the locale's encoding, a mark as text, and take a file without a
+        # name for an empty one.
+        found = []
+        path = place("flagfile", filename)
+        stack = (*(parsed_file_stack or ()), os.path.realpath(path))
+        if stack[-1] in stack[:-1]:
+            return found  # it names itself
+        for line in map(str.strip, _text(path).split("\n")):
+            if line.startswith(("--flagfile=", "-flagfile=")):
+                nested = line.partition("=")[2].strip()
+                found += self._get_flag_file_lines(nested, stack)
+            elif line and not line.startswith(("#", "//")):
+                found.append(line)
+        return found
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+    except OSError as error:
+        raise UsageError(
+            f"--flagfile: {path} cannot be opened ({error.strerror})", "flagfile"
+        ) from None
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError:
+        raise UsageError(f"--flagfile: {path} is no text file (in UTF-8)", "flagfile") from None
+
+
+FLAGS = _Flags()
 
 # In the order of --help.
 OPTIONS: dict[str, Option] = {

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +25,7 @@ __all__ = [
     "ARCHITECTURES", "DTYPE_POLICIES", "EXPORT_FORMATS", "KINDS", "SCOPES", "SCORES",
     "AttackConfig", "DataConfig", "LotteryConfig", "ModelConfig", "ObjectiveConfig",
     "PruneConfig", "ScheduleConfig", "TrainConfig", "attack_from_name", "check_depth",
-    "derive_seed", "differences", "fingerprint", "settings",
+    "derive_seed", "differences", "fingerprint", "settings", "several",
 ]  # fmt: skip
 
 KINDS = tuple(FINDERS)
@@ -360,8 +361,13 @@ def fingerprint(config: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+_BRIEF = 40  # characters of a value among differences
+
+
 def differences(ours: Any, theirs: Any, prefix: str = "") -> list[str]:
-    """Human-readable ``path: theirs -> ours`` lines for two JSON setting trees."""
+    """Lines ``path: 1 there, 2 now`` for two JSON setting trees; lists of what has names go by
+    these."""
+    ours, theirs = _by_name(ours), _by_name(theirs)
     if isinstance(ours, dict) and isinstance(theirs, dict):
         lines = []
         for key in sorted(set(ours) | set(theirs)):
@@ -369,8 +375,24 @@ def differences(ours: Any, theirs: Any, prefix: str = "") -> list[str]:
             lines += differences(ours.get(key), theirs.get(key), path)
         return lines
     if ours != theirs:
-        return [f"{prefix}: {json.dumps(theirs)} there, {json.dumps(ours)} now"]
+        return [f"{prefix}: {_brief(theirs)} there, {_brief(ours)} now"]
     return []
+
+
+def _by_name(value: Any) -> Any:
+    named = isinstance(value, list) and all(isinstance(v, dict) and "name" in v for v in value)
+    return {str(item["name"]): item for item in value} if named and value else value
+
+
+def several(lines: Sequence[str], shown: int = 4) -> str:
+    """The first of many lines, in one."""
+    more = f"; and {len(lines) - shown} more" if len(lines) > shown else ""
+    return "; ".join(lines[:shown]) + more
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= _BRIEF else f"{text[: _BRIEF - 3]}..."
 
 
 def derive_seed(root: int, *names: object) -> int:

@@ -295,7 +295,7 @@ class Study:
         if not self.transfers:
             return None
         found = [
-            json.loads(workshop.store.file(stage, "transfer.json").read_text())
+            json.loads(workshop.store.file(stage, "transfer.json").read_bytes())
             for stage in self.transfers
         ]
         return Transfer(
