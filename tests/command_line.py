@@ -34,9 +34,9 @@ def complaint(capsys, code, arguments):
     return lines[0]
 
 
-def run_apart(arguments):
+def run_apart(arguments, variables=None):
     """The command line in a process of its own, as a user starts it."""
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])} | (variables or {})
     environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
     return subprocess.run(
         [sys.executable, "-m", "tf_lottery.main", *arguments],

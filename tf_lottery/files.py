@@ -195,10 +195,12 @@ def scratch() -> Iterator[Path]:
 
 
 def _is_temporary(error: Exception, root: str | os.PathLike) -> bool:
-    """Whether an error names a temporary file of ours or of a library, and none in ``root``."""
+    """Whether an error names a temporary file of ours or of a library, and none of ``root``."""
     told = f"{getattr(error, 'filename', '')} {error}"
-    names = told.split(tempfile.gettempdir() + os.sep)[1:]
-    return os.path.abspath(root) not in told and any(not n.startswith(_LINKS) for n in names)
+    temporary, place = tempfile.gettempdir() + os.sep, os.path.abspath(root)
+    if place.startswith(temporary) and place in told:  # the root itself lies there
+        return False
+    return any(not name.startswith(_LINKS) for name in told.split(temporary)[1:])
 
 
 @contextlib.contextmanager

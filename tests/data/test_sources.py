@@ -237,6 +237,16 @@ class TestPreparing:
         with pytest.raises(DataError, match="has the splits train; needed are train and test"):
             sources.read("lone_set", str(tmp_path))
 
+    def test_the_right_names_with_other_types(self, offline, tmp_path, make_set):
+        import tensorflow_datasets as tfds
+
+        features = {"image": tfds.features.Tensor(shape=(4, 5, 3), dtype=np.uint8)}
+        make_set("tensor_set", features={**features, "label": tfds.features.Text()})
+        with pytest.raises(DataError) as error:
+            sources.read("tensor_set", str(tmp_path))
+        text = one_line(error)
+        assert "its image and label are Tensor and Text; needed are Image and ClassLabel" in text
+
     def test_other_image_types(self, offline, tmp_path, make_set):
         import tensorflow_datasets as tfds
 

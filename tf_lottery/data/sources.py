@@ -217,11 +217,14 @@ def _class_names(builder: Any, name: str) -> tuple[str, ...]:
     if not isinstance(image, tfds.features.Image) or not isinstance(
         label, tfds.features.ClassLabel
     ):
-        kinds = [f"{feature} ({type(features[feature]).__name__})" for feature in features]
+        had = f"it has the features {', '.join(features) or 'of one unnamed array'}"
+        needed = "image and label"
+        if {"image", "label"} <= set(features):
+            kinds = (type(image).__name__, type(label).__name__)
+            had = f"its image and label are {kinds[0]} and {kinds[1]}"
+            needed = "Image and ClassLabel"
         raise DataError(
-            f"--dataset={name}: not an image classification set, it has the features "
-            f"{', '.join(kinds) or 'of one unnamed array'}; needed are image (Image) and label "
-            "(ClassLabel)"
+            f"--dataset={name}: not an image classification set, {had}; needed are {needed}"
         )
     if len(image.shape) != 3 or None in image.shape:
         raise DataError(

@@ -30,7 +30,7 @@ class _Flags(flags.FlagValues):
     def _get_flag_file_lines(self, filename, parsed_file_stack=None):
         # absl would read in the locale's encoding, a mark as text, and take a file without a
         # name for an empty one.
-        found = []
+        found: list[str] = []
         path = place("flagfile", filename)
         stack = (*(parsed_file_stack or ()), os.path.realpath(path))
         if stack[-1] in stack[:-1]:
@@ -49,9 +49,8 @@ def _text(path: str) -> str:
         with open(path, "rb") as file:
             content = file.read()
     except OSError as error:
-        raise UsageError(
-            f"--flagfile: {path} cannot be opened ({error.strerror})", "flagfile"
-        ) from None
+        why = f"--flagfile: {path} cannot be opened ({error.strerror})"
+        raise UsageError(why, "flagfile") from None
     wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         return content.decode("utf-16" if wide else "utf-8-sig")
