@@ -27,7 +27,7 @@ LAYERS = {
         "files",
         "interruption",
         "terminal",
-        "types",
+        "type_aliases",
         "keras",
         "weights",
     ),
@@ -69,6 +69,12 @@ def edges():
 
 def test_every_module_has_a_layer():
     assert set(CONCEPTS.values()) == set(LAYER)
+
+
+def test_no_module_hides_one_that_python_starts_with():
+    """``python tf_lottery/x.py`` puts the folder first: its modules would be taken for others."""
+    names = {path.stem for path in ROOT.glob("*.py")} & sys.stdlib_module_names
+    assert names <= {"__main__", "statistics"}  # nothing that Python starts with imports that one
 
 
 def test_imports_point_downward():

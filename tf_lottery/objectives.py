@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 from tf_lottery.keras import keras, tf
 from tf_lottery.options.registries import OBJECTIVES
 from tf_lottery.options.settings import ObjectiveConfig
-from tf_lottery.types import Attack, LogitsFn, Tensor
+from tf_lottery.type_aliases import Attack, LogitsFn, Tensor
 
 
 class Step:

@@ -31,7 +31,7 @@ from tf_lottery.errors import StoreError, TicketError, UsageError
 from tf_lottery.files import write_json
 from tf_lottery.models.spec import NetworkSpec
 from tf_lottery.pruning.masks import MaskedNetwork, mask_weights, prunable_kernels, wrap
-from tf_lottery.types import NamedArrays
+from tf_lottery.type_aliases import NamedArrays
 
 FORMAT = 1
 _JSON_LIMIT = 16 * 2**20  # bytes; a ticket.json of a 10,000-layer network stays below

@@ -64,7 +64,7 @@ from tf_lottery.attacks.procedure import Procedure, as_attack, better, checked, 
 from tf_lottery.keras import tf
 from tf_lottery.options.registries import METHODS
 from tf_lottery.options.settings import AttackConfig, attack_from_name
-from tf_lottery.types import Attack, Tensor
+from tf_lottery.type_aliases import Attack, Tensor
 
 __all__ = ["Procedure", "length", "make_attack", "make_procedure"]
 

@@ -11,7 +11,7 @@ from tf_lottery.attacks.losses import margin
 from tf_lottery.attacks.norms import length
 from tf_lottery.attacks.procedure import Procedure, State, is_wrong
 from tf_lottery.keras import tf
-from tf_lottery.types import Tensor
+from tf_lottery.type_aliases import Tensor
 
 _FIRST_CONSTANT = 1e-3
 _GROWTH = 10.0  # of the constant until one succeeds

@@ -13,7 +13,7 @@ from tf_lottery.attacks.norms import length, onto_sphere
 from tf_lottery.attacks.procedure import Procedure, State, is_wrong, value_and_gradient
 from tf_lottery.attacks.seeds import random_direction
 from tf_lottery.keras import tf
-from tf_lottery.types import LogitsFn, Tensor
+from tf_lottery.type_aliases import LogitsFn, Tensor
 
 _ALPHA_MAX = 0.1  # most that a step is drawn towards the clean image's own projection
 _ETA = 1.05  # projections go that far, to get across the boundary

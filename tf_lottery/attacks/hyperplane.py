@@ -7,7 +7,7 @@ that reaches the linearised decision boundary without leaving the box.
 from __future__ import annotations
 
 from tf_lottery.keras import tf
-from tf_lottery.types import Tensor
+from tf_lottery.type_aliases import Tensor
 
 _STEPS = 40  # Newton steps at most; random images take 5 to 13, the worst tried 22
 _SETTLED = 1e-6  # relative growth of lambda below which it counts as found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tf_lottery.keras import tf
-from tf_lottery.types import Tensor
+from tf_lottery.type_aliases import Tensor
 
 _TINY = 1e-12
 

@@ -17,7 +17,7 @@ from tf_lottery.attacks.procedure import (
 from tf_lottery.attacks.seeds import uniform_in_ball
 from tf_lottery.keras import tf
 from tf_lottery.options.settings import AttackConfig
-from tf_lottery.types import LogitsFn, Tensor
+from tf_lottery.type_aliases import LogitsFn, Tensor
 
 _TINY = 1e-12
 

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from tf_lottery.attacks.seeds import example_seeds
 from tf_lottery.keras import tf
 from tf_lottery.options.settings import AttackConfig
-from tf_lottery.types import LogitsFn, Tensor
+from tf_lottery.type_aliases import LogitsFn, Tensor
 
 # ``x_adv``: the answer so far, in the ball and the box. ``broken``: bool, it is
 # misclassified. ``score``: float32, by which the better of two answers is kept that are

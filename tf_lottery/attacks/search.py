@@ -14,7 +14,7 @@ from tf_lottery.attacks.norms import direction, project
 from tf_lottery.attacks.procedure import Procedure, State, is_wrong
 from tf_lottery.attacks.seeds import random_bits, uniform, uniform_in_ball
 from tf_lottery.keras import tf
-from tf_lottery.types import Tensor
+from tf_lottery.type_aliases import Tensor
 
 _SHARE = 0.8  # of the pixels that the first windows cover
 # The share is halved after each of these queries, of 10,000 (section 5 of the paper).

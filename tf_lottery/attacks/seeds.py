@@ -7,7 +7,7 @@ from numbers import Integral
 
 from tf_lottery.attacks.norms import onto_sphere
 from tf_lottery.keras import tf
-from tf_lottery.types import Tensor
+from tf_lottery.type_aliases import Tensor
 
 # Named, so that every device draws the same bits.
 ALGORITHM = "philox"

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from tf_lottery.keras import tf
-from tf_lottery.types import Tensor
+from tf_lottery.type_aliases import Tensor
 
 
 def padding(side: int) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from tf_lottery.data.augmentation import crop_and_flip
 from tf_lottery.errors import UsageError
 from tf_lottery.keras import tf
-from tf_lottery.types import Tensor
+from tf_lottery.type_aliases import Tensor
 
 MOST_BYTES = 2 * 2**30  # that "auto" puts there; CIFAR-10's training images are 0.15e9
 

@@ -11,7 +11,7 @@ import numpy as np
 from tf_lottery.data.augmentation import crop_and_flip, draw
 from tf_lottery.keras import tf
 from tf_lottery.options.checks import within
-from tf_lottery.types import Tensor
+from tf_lottery.type_aliases import Tensor
 
 # Threads that gather and augment, and batches made ahead. Fixed, see _without_autotune.
 _PARALLEL_CALLS = 4

@@ -11,7 +11,7 @@ import numpy as np
 
 from tf_lottery.keras import keras, tf
 from tf_lottery.models.frozen import frozen_logits
-from tf_lottery.types import LogitsFn
+from tf_lottery.type_aliases import LogitsFn
 
 _HALF = ("float16", "bfloat16")
 

@@ -18,7 +18,7 @@ from tf_lottery.attacks import make_procedure
 from tf_lottery.keras import tf
 from tf_lottery.options.checks import at_least
 from tf_lottery.options.settings import AttackConfig
-from tf_lottery.types import LogitsFn
+from tf_lottery.type_aliases import LogitsFn
 
 _SMALLEST = 8  # images; below it a batch costs about as much as this one
 _POOL_BYTES = 2**28  # of attack state kept at a time, unless a single batch needs more

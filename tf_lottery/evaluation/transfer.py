@@ -11,7 +11,7 @@ from tf_lottery.evaluation.models import predicted_classes
 from tf_lottery.evaluation.packing import packed, unit_pixels
 from tf_lottery.keras import tf
 from tf_lottery.options.settings import AttackConfig
-from tf_lottery.types import LogitsFn
+from tf_lottery.type_aliases import LogitsFn
 
 
 def transfer_matrix(

@@ -14,7 +14,7 @@ from tf_lottery.lottery.resources import Resources
 from tf_lottery.lottery.scoring import network_context
 from tf_lottery.pruning.masks import prunable_kernels
 from tf_lottery.tickets import Ticket
-from tf_lottery.types import NamedArrays
+from tf_lottery.type_aliases import NamedArrays
 
 
 def prune(shop: Resources, stage: Stage, directory: Path) -> None:

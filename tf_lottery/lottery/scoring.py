@@ -17,7 +17,7 @@ from tf_lottery.lottery.resources import Resources
 from tf_lottery.options.settings import LotteryConfig, derive_seed
 from tf_lottery.pruning import ScoreContext
 from tf_lottery.pruning.masks import mask_weights, prunable_kernels
-from tf_lottery.types import NamedArrays, Tensor
+from tf_lottery.type_aliases import NamedArrays, Tensor
 
 _SLICE = 128  # images of one pass
 

@@ -25,7 +25,7 @@ from collections.abc import Callable
 
 from tf_lottery.keras import keras, tf
 from tf_lottery.models.winograd import share_of_products, winograd_convolution
-from tf_lottery.types import LogitsFn, Tensor
+from tf_lottery.type_aliases import LogitsFn, Tensor
 
 
 class _Output:

@@ -10,7 +10,7 @@ from tf_lottery.errors import UsageError
 from tf_lottery.keras import keras
 from tf_lottery.models.initializers import FanInNormal
 from tf_lottery.options.settings import derive_seed
-from tf_lottery.types import Tensor
+from tf_lottery.type_aliases import Tensor
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tf_lottery.models.layers import Layers
-from tf_lottery.types import Tensor
+from tf_lottery.type_aliases import Tensor
 
 
 def features(layers: Layers, x: Tensor, depth: int, width: int) -> Tensor:

@@ -8,7 +8,7 @@ convolution and BatchNorm.
 from __future__ import annotations
 
 from tf_lottery.models.layers import Layers
-from tf_lottery.types import Tensor
+from tf_lottery.type_aliases import Tensor
 
 WIDTHS = (64, 128, 256, 512)
 BLOCKS = 2  # per stage

@@ -8,7 +8,7 @@ then BatchNorm, ReLU and global average pooling.
 from __future__ import annotations
 
 from tf_lottery.models.layers import Layers
-from tf_lottery.types import Tensor
+from tf_lottery.type_aliases import Tensor
 
 STEM_WIDTH = 16
 

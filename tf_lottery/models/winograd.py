@@ -21,7 +21,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tf_lottery.keras import tf
-from tf_lottery.types import Tensor
+from tf_lottery.type_aliases import Tensor
 
 _TILE = 4  # outputs of a tile, in each direction
 _POINTS = _TILE + 2  # inputs, and products

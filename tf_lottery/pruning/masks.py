@@ -25,7 +25,7 @@ import tensorflow_model_optimization as tfmot
 
 from tf_lottery.errors import DeadLayerError
 from tf_lottery.keras import keras, tf
-from tf_lottery.types import NamedArrays
+from tf_lottery.type_aliases import NamedArrays
 
 _NEVER = 2**40  # a pruning step no training reaches
 

@@ -14,7 +14,7 @@ import numpy as np
 from tf_lottery.errors import NonFiniteError, UsageError
 from tf_lottery.options.registries import SCORES
 from tf_lottery.options.settings import derive_seed
-from tf_lottery.types import NamedArrays
+from tf_lottery.type_aliases import NamedArrays
 
 
 @dataclass(frozen=True)

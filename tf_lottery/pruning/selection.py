@@ -8,7 +8,7 @@ from tf_lottery.errors import DeadLayerError, LotteryError, UsageError
 from tf_lottery.options.settings import SCOPES, derive_seed
 from tf_lottery.pruning.scores import ScoreContext
 from tf_lottery.pruning.scores import score as score_weights
-from tf_lottery.types import NamedArrays
+from tf_lottery.type_aliases import NamedArrays
 
 
 def prune(

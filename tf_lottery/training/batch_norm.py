@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tf_lottery.keras import keras, tf
-from tf_lottery.types import Tensor
+from tf_lottery.type_aliases import Tensor
 
 
 class SynchronizedBatchNorm(keras.layers.BatchNormalization):

@@ -32,7 +32,7 @@ import numpy as np
 from tf_lottery.keras import keras, tf
 from tf_lottery.pruning.masks import MaskedNetwork
 from tf_lottery.training.checkpoints import Position
-from tf_lottery.types import NamedArrays
+from tf_lottery.type_aliases import NamedArrays
 
 
 @dataclass(frozen=True)

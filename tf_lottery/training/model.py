@@ -16,7 +16,7 @@ from tf_lottery.objectives import Objective, Step
 from tf_lottery.options.registries import OBJECTIVES
 from tf_lottery.options.settings import TrainConfig, derive_seed
 from tf_lottery.pruning.masks import MaskedNetwork, keeps_all
-from tf_lottery.types import Attack, Tensor
+from tf_lottery.type_aliases import Attack, Tensor
 
 
 class LotteryModel(keras.Model):
