@@ -166,7 +166,7 @@ def _one_model(command: Command) -> str:
 
 def _export(command: Command) -> int:
     path = _one_model(command)
-    if (Path(path) / "results.json").is_file():
+    if (Path(path) / "results.json").is_file():  # a run holds many
         allowed = (
             "one network to export, this is a run's work directory: give one of its tickets "
             "(tickets/<name>) or a training stage of its store (stages/train-<key>)"

@@ -43,6 +43,9 @@ def write_atomically(path: str | os.PathLike, content: bytes | str) -> Path:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a write that fails names no file
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     return path
@@ -182,18 +185,6 @@ def _number(error: Exception) -> int | None:
     return next(told, getattr(error, "errno", None))
 
 
-@contextlib.contextmanager
-def scratch() -> Iterator[Path]:
-    """A directory for temporary files, removed afterwards."""
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            yield Path(folder)
-        except OSError as error:
-            if error.errno in _FULL and error.filename is None:
-                error.filename = folder  # which ``disk_errors`` asks for
-            raise
-
-
 def _is_temporary(error: Exception, root: str | os.PathLike) -> bool:
     """Whether an error names a temporary file of ours or of a library, and none of ``root``."""
     told = f"{getattr(error, 'filename', '')} {error}"
@@ -219,7 +210,7 @@ def disk_errors(flag: str, root: str | os.PathLike) -> Iterator[None]:
     except Exception as error:
         number, place = _number(error), f"--{flag}"
         name = str(getattr(error, "filename", None) or root)
-        ours = name.startswith(str(root))
+        ours = os.path.realpath(name).startswith(os.path.realpath(root))
         if _is_temporary(error, root):
             place, root, ours = "TMPDIR", f"{tempfile.gettempdir()} (temporary files)", True
         if number in _FULL:

@@ -24,7 +24,7 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     Raises:
       UsageError: the batch is larger than the training set, or below 1.
     """
-    words = f"1 to {num_examples}, the number of training images"
+    words = f"at most {num_examples}, the number of training images, and 1 or more"
     within(f"[1, {num_examples}]", words)("batch_size", batch_size)
     return num_examples // batch_size
 

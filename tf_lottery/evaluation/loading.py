@@ -153,7 +153,7 @@ def load_model(path: str | Path) -> LoadedModel:
             "model_path",
             str(path),
             "a SavedModel directory (saved_model.pb), a ticket (ticket.json), a finished training "
-            "stage of a store (manifest.json), a .keras file, or a run's work directory "
+            "stage of a store (manifest.json), a .keras file, or, to evaluate, a run's work directory "
             "(results.json)",
         )
     loaded = read(path)

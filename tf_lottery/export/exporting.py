@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -208,9 +209,9 @@ def export_model(
     target.mkdir(parents=True, exist_ok=True)
     for one, content in contents.items():
         files.write_atomically(target / one.file, content)
-    with files.scratch() as scratch:
+    with tempfile.TemporaryDirectory() as scratch:
         if config.compact or "saved_model" not in formats:
-            before = export_saved_model(whole, scratch / "before", names, metadata)
+            before = export_saved_model(whole, Path(scratch) / "before", names, metadata)
             add("before: SavedModel", "saved_model", SavedModelArtefact(before), False, False)
         if "saved_model" in formats:
             made = SavedModelArtefact(target)
