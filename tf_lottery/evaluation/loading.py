@@ -153,8 +153,8 @@ def load_model(path: str | Path) -> LoadedModel:
             "model_path",
             str(path),
             "a SavedModel directory (saved_model.pb), a ticket (ticket.json), a finished training "
-            "stage of a store (manifest.json), a .keras file, or, to evaluate, a run's work directory "
-            "(results.json)",
+            "stage of a store (manifest.json), a .keras file, or, to evaluate, a run's work "
+            "directory (results.json)",
         )
     loaded = read(path)
     return dataclasses.replace(
