@@ -69,7 +69,7 @@ def test_failing_replace_leaves_the_old_file(tmp_path, note, monkeypatch):
     before = path.read_bytes()
 
     def fail(source, target):
-        raise OSError("disk gone")
+        raise OSError(5, "disk gone")
 
     monkeypatch.setattr(os, "replace", fail)
     note.most = 1.0

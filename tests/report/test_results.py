@@ -128,7 +128,7 @@ def test_a_failing_write_leaves_the_old_file(place, monkeypatch):
     before = write_results(place, studies.make_comparison()).read_bytes()
 
     def fail(source, target):
-        raise OSError("disk gone")
+        raise OSError(5, "disk gone")
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk gone"):

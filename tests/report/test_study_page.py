@@ -318,7 +318,7 @@ def test_a_damaged_document_or_a_full_disk_leaves_the_old_report(tmp_path, monke
 
     def fail(source, target):
         if str(target).endswith(".html"):
-            raise OSError("disk gone")
+            raise OSError(5, "disk gone")
         swap(source, target)
 
     monkeypatch.setattr(os, "replace", fail)
