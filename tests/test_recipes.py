@@ -39,16 +39,16 @@ class Recipe:
     changes: list[tuple[str, list[str]]]
 
 
-def read_recipes():
-    text = (ROOT / "CONTRIBUTING.md").read_text()
-    text = text.partition("\n## Recipes\n")[2].partition("\n## ")[0]
+def read_recipes(name, heading):
+    text = (ROOT / name).read_text()
+    text = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     found = {}
     for section in text.split("\n### ")[1:]:
         title, recipe = section.partition("\n")[0], Recipe({}, [], [])
         for language, block in re.findall(r"^```(\w+)\n(.*?)^```$", section, re.M | re.S):
-            if language == "python":
-                recipe.files[re.match(r"# (\S+\.py)\n", block)[1]] = block
-            elif language == "sh":
+            if language == "python" and (file := re.match(r"# (\S+\.py)\n", block)):
+                recipe.files[file[1]] = block
+            elif language == "sh" and block.startswith(("PYTHONPATH=. ", ".venv/bin/tf_lottery ")):
                 words = shlex.split(block.replace("\\\n", ""))
                 recipe.commands.append(words[words.index(".venv/bin/tf_lottery") + 1 :])
             elif language == "diff":
@@ -58,7 +58,8 @@ def read_recipes():
     return found
 
 
-RECIPES = read_recipes()
+RECIPES = read_recipes("CONTRIBUTING.md", "Recipes")
+README = read_recipes("README.md", "What to do next")
 
 
 def changed(text, lines):
@@ -79,8 +80,7 @@ def follow(tmp_path, monkeypatch):
     monkeypatch.setattr(models, "_allowed", set())
     monkeypatch.chdir(tmp_path)
 
-    def follow(title):
-        recipe = RECIPES[title]
+    def follow(recipe):
         for name, text in recipe.files.items():
             if "/" not in name:
                 Path(name).write_text(text)
@@ -121,14 +121,12 @@ def test_every_recipe_is_followed_here():
     }  # fmt: skip
     assert set(RECIPES) == titles
     assert all(recipe.files or recipe.changes for recipe in RECIPES.values())
-    listed = re.findall(r"^\| \[(.+?)\]\(#(.+?)\) \|", (ROOT / "CONTRIBUTING.md").read_text(), re.M)
-    assert [(name.capitalize(), name.replace(" ", "-")) for name, _ in listed] == [
-        (title.capitalize(), anchor) for title, (_, anchor) in zip(RECIPES, listed, strict=True)
-    ]
+    listed = re.findall(r"^\| \[(.+?)\]\(#", (ROOT / "CONTRIBUTING.md").read_text(), re.M)
+    assert [name.capitalize() for name in listed] == list(RECIPES)
 
 
 def test_a_model(follow):
-    workdir = follow("A model")
+    workdir = follow(RECIPES["A model"])
     assert rows(workdir)["dense"]["model"] == "my_models.mlp"
     final = weights.read_arrays(stage(workdir, "train: dense")[0] / "final.npz")
     assert {name: value.shape for name, value in final.items()} == {
@@ -140,7 +138,7 @@ def test_a_model(follow):
 
 
 def test_an_attack(follow):
-    workdir = follow("An attack")
+    workdir = follow(RECIPES["An attack"])
     own = importlib.import_module("my_attacks")
     logits = np.array([[3.0, 1.0], [0.5, 2.0]], "float32")
     np.testing.assert_array_equal(own.true_logit(logits, np.array([0, 0])), [-3, -0.5])
@@ -164,7 +162,7 @@ def test_an_attack(follow):
 
 
 def test_an_objective(follow):
-    workdir = follow("An objective")
+    workdir = follow(RECIPES["An objective"])
     directory, manifest = stage(workdir, "train: dense")
     assert manifest["settings"]["train"]["objective"]["name"] == "my_objectives:logit_pairing"
     ledger = json.loads((directory / "ledger.json").read_text())
@@ -194,7 +192,7 @@ def kept_and_gone(ticket, scores):
 
 
 def test_a_pruning_score(follow, tmp_path):
-    follow("A pruning score")
+    follow(RECIPES["A pruning score"])
     (command,) = RECIPES["A pruning score"].commands
     assert "--score=my_scores:taylor" in command
     tickets = {}
@@ -217,7 +215,7 @@ def test_a_pruning_score(follow, tmp_path):
 
 
 def test_a_ticket_finder(follow):
-    workdir = follow("A ticket finder")
+    workdir = follow(RECIPES["A ticket finder"])
     found = rows(workdir)
     assert list(found) == ["dense", "boosting", "my_finders:at_init"]
     assert found["my_finders:at_init"]["search_flops"] == 0 < found["boosting"]["search_flops"]
@@ -230,7 +228,7 @@ def test_a_ticket_finder(follow):
 
 
 def test_masks_that_change(follow):
-    workdir = follow("Masks that change")
+    workdir = follow(RECIPES["Masks that change"])
     start = Ticket.load(stage(workdir, "prune: sparse start")[0] / "ticket")
     end = Ticket.load(workdir / "tickets" / "my_masks-rigl")
     assert end.weights_kept == start.weights_kept
@@ -249,10 +247,27 @@ def test_masks_that_change(follow):
     assert row["search_seconds"] > 0
 
 
+def test_all_of_the_readmes_own(follow):
+    (recipe,) = (recipe for recipe in README.values() if "mine.py" in recipe.files)
+    (command,) = recipe.commands
+    shorter = ["--width_multiplier=1", *(word for word in command if "epochs" not in word)]
+    workdir = follow(dataclasses.replace(recipe, commands=[shorter]))
+    found = rows(workdir)
+    assert list(found) == ["dense", "boosting", "mine:finder"]
+    assert all(row["model"] == "mine.network" for row in found.values())
+    assert {"pgd10", "mine:TrueLogit"} <= set(found["dense"])
+    flops = 2 * (64 * 64 + 64 * 10)
+    assert found["dense"]["train_flops"] == 64 * flops * (2 * 3 + 10 * 2)
+    assert found["mine:finder"]["search_flops"] == 32 * flops * 3
+    kept = {each["kept"] for row in found.values() for each in row.get("layers", ())}
+    assert sum(each["kept"] for each in found["mine:finder"]["layers"]) == round(0.2 * flops / 2)
+    assert len(kept) > 2
+
+
 def test_an_executor(follow, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(HERE / "engine")
     toys = importlib.import_module("toys")
-    follow("An executor")
+    follow(RECIPES["An executor"])
     run_on_queue = importlib.import_module("my_queue").run_on_queue
     store, record, said = Store(tmp_path / "store"), tmp_path / "record", []
     jobs = tmp_path / "jobs"
