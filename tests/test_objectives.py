@@ -1,6 +1,7 @@
 """Objectives: what they see of a step, what they minimise, what they cost."""
 
 import numpy as np
+import outside_training
 import pytest
 
 from tf_lottery.errors import UsageError
@@ -113,6 +114,12 @@ def test_passes_an_image(name, attack, expected):
     cost = training_cost(TrainConfig(config, epochs=2, batch_size=4), 9, forward_flops=7)
     assert cost.flops == 2 * 8 * 7 * sum(expected)
     assert cost.weight_gradient_passes == 2 * 8 * expected[2]
+
+
+def test_an_objective_from_elsewhere_has_to_say_what_it_costs(monkeypatch):
+    monkeypatch.delattr(outside_training.smoothed, "passes")
+    with pytest.raises(UsageError, match=r"--objective: .*smoothed.*says what a step costs"):
+        passes_of(ObjectiveConfig("outside_training:smoothed", attack_from_name("pgd10")))
 
 
 @pytest.mark.parametrize("name", ["trades", "outside_training:nothing", "nowhere:trades"])

@@ -19,6 +19,7 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
+from tf_lottery.errors import UsageError
 from tf_lottery.keras import keras, tf
 from tf_lottery.options.registries import OBJECTIVES
 from tf_lottery.options.settings import ObjectiveConfig
@@ -130,7 +131,14 @@ def passes(
 def passes_of(config: ObjectiveConfig) -> tuple[int, int, int]:
     """Forward, input-gradient and weight-gradient passes an image of one training step."""
     objective = OBJECTIVES.find("objective", config.name)
-    forward, inputs, weights, attacks = getattr(objective, "passes", (1, 1, 1, 1))
+    told = getattr(objective, "passes", None)
+    if told is None and config.name not in OBJECTIVES:
+        raise UsageError.bad_value(
+            "objective",
+            config.name,
+            "a function that says what a step costs: decorate it with objectives.passes(...)",
+        )
+    forward, inputs, weights, attacks = told or (1, 1, 1, 1)
     # Restarts and margins aside, an attack step is one forward and one input gradient.
     steps = attacks * config.attack_steps
     return forward + steps, inputs + steps, weights

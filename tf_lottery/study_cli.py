@@ -45,8 +45,7 @@ def make_design(command: Command, ticket: Ticket | None = None) -> Design:
             experiment, command.options, command.given, command.sweeps, command.replicates
         )
     options = command.options
-    priced = ticket is None or bool(ticket.found.get("cost"))
-    experiment = compare(options["compare"], bool(options["attacks"]), priced)
+    experiment = compare(options["compare"], bool(options["attacks"]))
     digest = None if ticket is None else ticket.digest
     return Design(experiment, options, command.given, {}, command.replicates, digest)
 
@@ -73,11 +72,17 @@ def naming_origin(command: Command) -> Iterator[None]:
 
 def make_study(command: Command) -> Study:
     """The study of the command line; TensorFlow is running."""
+    from tf_lottery.engine.stage import in_order
     from tf_lottery.studies.study import Study
     from tf_lottery.tickets import Ticket
 
     ticket = Ticket.load(command.ticket) if command.ticket else None
-    return Study(make_design(command, ticket), ticket)
+    study = Study(make_design(command, ticket), ticket)
+    stages = in_order(study.targets)
+    if ticket is not None and not any("given" in stage.settings for stage in stages):
+        kinds = ",".join(command.options["compare"])
+        raise UsageError(f"--ticket: no model of --compare={kinds} is made from it", "ticket")
+    return study
 
 
 def run_study(command: Command, distribution: Distribution) -> int:

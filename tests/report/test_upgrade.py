@@ -10,6 +10,7 @@ from tf_lottery.report import summary, tables
 from tf_lottery.report.json_document import plain
 from tf_lottery.report.limits import limits
 from tf_lottery.report.results import read_results, write_results
+from tf_lottery.report.upgrade import upgraded
 from tf_lottery.report.verdicts import verdicts
 
 HOME = Path(__file__).resolve().parents[2]
@@ -95,3 +96,29 @@ def test_they_can_be_told_and_written_anew(tmp_path, path):
         shown = summary.summary(document)
         assert arm.name[:36] in shown
     assert len(tables.accuracies(document).rows) >= len(document.arms)
+
+
+GOLDEN = HOME / "tests" / "golden" / "0.1.0"
+
+
+def old(**row):
+    tree = json.loads((GOLDEN / "results.json").read_text())
+    tree["rows"][1] |= row
+    return tree
+
+
+def test_a_ticket_that_did_not_say_its_cost_saves_nothing():
+    tree = upgraded(old(search_source="ticket", search_seconds=0, search_flops=0))
+    row = tree["rows"][1]
+    assert row["search_source"] == "unknown"
+    assert row["total_flops_over_dense"] is row["total_over_dense"] is None
+    kept = upgraded(old(search_source="ticket", search_seconds=1.0, search_flops=10))["rows"][1]
+    assert kept["search_source"] == "ticket"
+    assert kept["total_flops_over_dense"] == 1.5
+
+
+def test_an_early_stop_is_told_by_the_settings():
+    tree = old()
+    assert [row["stopped"] for row in upgraded(tree)["rows"]] == [False, False]
+    tree["settings"]["ticket_train"]["epochs"] = 3
+    assert [row["stopped"] for row in upgraded(tree)["rows"]] == [False, True]

@@ -282,3 +282,37 @@ def test_every_claim_of_a_comparison_has_a_verdict(attacks):
         (other,) = verdicts(unpaired)
         if asked.pairs:
             assert found.gap.high - found.gap.low < other.gap.high - other.gap.low
+
+
+def unknown(document, name):
+    """The document, the search of one arm of unknown cost."""
+    blank = dict.fromkeys(
+        ("total_over_dense", "total_flops_over_dense", "seconds_to_dense_over_dense",
+         "flops_to_dense_over_dense")
+    )  # fmt: skip
+    rows = [
+        replace(row, search_source="unknown", **blank) if row.name == name else row
+        for row in document.rows
+    ]
+    return replace(document, rows=rows)
+
+
+def test_no_saving_is_claimed_where_the_cost_of_the_search_is_unknown():
+    document = unknown(studies.make_comparison(), "boosting")
+    found = {verdict.id: verdict for verdict in verdicts(document)}
+    for name in ("cost_boosting", "reach_boosting"):
+        assert found[name].outcome == "not measured"
+        assert "does not record" in found[name].detail
+    assert found["reach_reinit"].outcome != "not measured"  # the others' costs are known
+    assert found["last_boosting_dense"].outcome != "not measured"
+
+
+@pytest.mark.parametrize("worse", [True, False])
+def test_a_saving_at_a_lower_accuracy_says_so(worse):
+    document = studies.make_comparison(attacks=())
+    put(document, "boosting", "run:total_flops_over_dense", [0.6])
+    put(document, "boosting", "test_natural@last", [0.5 if worse else 0.95])
+    put(document, "dense", "test_natural@last", [0.9])
+    verdict = next(v for v in verdicts(document) if v.id == "cost_boosting")
+    assert verdict.outcome == "yes"
+    assert ("do not buy the same" in verdict.detail) == worse

@@ -270,7 +270,7 @@ def test_a_shared_search_is_told_once_under_several_seeds(run, tmp_path):
     _, _, store, _ = run
     small = {**OPTIONS, "compare": ("boosting", "reinit")}
     found = carried_out(make_study(small, None, 2), tmp_path, store)
-    assert list(found.searches) == ["search: boosting (seed 5)"]
+    assert list(found.searches) == ["search: boosting"]
 
 
 def test_leavings_of_another_comparison_go_and_nothing_else(run, tmp_path):

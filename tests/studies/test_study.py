@@ -240,7 +240,7 @@ def test_the_command_runs_resumes_and_adds_replicates(tmp_path, capsys):
     assert main([*arguments, "--sparsity=0.5"]) == 1
     assert "options.sparsity" in capsys.readouterr().err
     # Trainings of a version that did not record the distance: what is missing and what to do.
-    stage = next(e.stage for e in second.ledger if e.label == "train: boosting (seed 0)")
+    stage = next(e.stage for e in second.ledger if e.label == "train: boosting")
     history = tmp_path / "run" / "stages" / stage / "history.json"
     rows = json.loads(history.read_text())
     history.write_text(json.dumps([{k: v for k, v in r.items() if k != "distance"} for r in rows]))

@@ -94,6 +94,7 @@ def searched_kernels(shop: Resources, stage: Stage) -> NamedArrays | None:
 
 def _scored_ticket(shop: Resources, stage: Stage) -> tuple[Ticket, Cost]:
     """Of the parent ``trained`` or, without one, of the initialisation."""
+    began = time.perf_counter()
     config, chosen, parents = stage.runtime["config"], stage.settings, stage.parents
     parent = shop.ticket(parents["ticket"]) if "ticket" in parents else None
     if "trained" in parents:
@@ -109,7 +110,7 @@ def _scored_ticket(shop: Resources, stage: Stage) -> tuple[Ticket, Cost]:
         chosen["sparsity"],
         chosen["scope"],
     )
-    cost = context.cost(0.0)
+    cost = context.cost(time.perf_counter() - began if context.passes else 0.0)
     found = _provenance(shop, stage, cost)
     ticket = new_ticket(shop, stage, masks, found, parent, chosen["rewind_epoch"])
     return ticket, cost
@@ -154,7 +155,14 @@ def _provenance(shop: Resources, stage: Stage, own: Cost) -> dict:
         "rounds": len(searches),
         "cost": {
             column: sum(cost[column] for cost in costs)
-            for column in ("seconds", "examples", "forward_passes", "flops")
+            for column in (
+                "seconds",
+                "examples",
+                "forward_passes",
+                "input_gradient_passes",
+                "weight_gradient_passes",
+                "flops",
+            )
         },
         "stages": [s.name for s in searches],
         # Of each search; left out where there were none.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tf_lottery.attacks import make_attack
 from tf_lottery.data import ImageData, even_batch_size, load, steps_per_epoch
 from tf_lottery.engine.stage import Stage
 from tf_lottery.engine.store import Store
@@ -16,6 +17,7 @@ from tf_lottery.evaluation import Evaluator
 from tf_lottery.keras import keras, make_deterministic
 from tf_lottery.models import Footprint, allow, footprint, forward_flops
 from tf_lottery.models.spec import NetworkSpec
+from tf_lottery.options.registries import SCORES
 from tf_lottery.options.settings import LotteryConfig
 from tf_lottery.tickets import Ticket
 from tf_lottery.training.distribution import Distribution
@@ -121,6 +123,9 @@ class Resources:
             devices.
           TicketError: ``ticket`` is for another network.
         """
+        SCORES.find("score", config.prune.score)
+        for attack in config.attacks:
+            make_attack(attack)
         data = self.data(config)
         for training in (config.search, config.train, config.ticket_train):
             steps_per_epoch(len(data.train_labels), training.batch_size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -37,18 +38,18 @@ class Costs:
       search, train: column -> sum over the stages; ``passes`` are images through the
         network, forward and both kinds of gradients together.
       source: ``run``: the search is a stage here; ``ticket``: as a given ticket recorded
-        it, 0 where it did not; ``none``: there was none.
+        it, besides what was run here; ``unknown``: that does not say; ``none``: there was none.
     """
 
-    search: dict[str, float]
+    search: dict[str, float | None]
     train: dict[str, float]
     source: str
 
     def total(self, column: str) -> float:
         """Search and training together."""
-        return self.search[column] + self.train[column]
+        return (self.search[column] or 0) + self.train[column]
 
-    def columns(self, *names: str) -> dict[str, float]:
+    def columns(self, *names: str) -> dict[str, float | None]:
         """``search_<name>`` and ``train_<name>``."""
         return {
             f"{part}_{name}": getattr(self, part)[name]
@@ -63,14 +64,24 @@ def costs(entry: Entry, workshop: Workshop) -> Costs:
     if entry.ticket is None:
         return Costs(_total([], workshop), train, "none")
     finding = in_order([entry.ticket])
-    if not any(stage.kind == "prune" and "given" in stage.settings for stage in finding):
-        return Costs(_total(workshop.spent(finding), workshop), train, "run")
-    recorded = workshop.ticket(entry.ticket).found.get("cost", {})
-    search = {column: recorded.get(column, 0) for column in ("seconds", "passes", "flops")}
-    return Costs(search, train, "ticket")
+    search = _total(workshop.spent(finding), workshop)
+    given = [s.runtime["ticket"] for s in finding if s.kind == "prune" and "given" in s.settings]
+    if not given:
+        return Costs(search, train, "run")
+    # As the ticket at hand records it, not a copy of it that the store has seen before.
+    known = all("flops" in ticket.found.get("cost", {}) for ticket in given)
+    for ticket in given:
+        recorded = ticket.found.get("cost", {})
+        search["seconds"] = (search["seconds"] or 0) + recorded.get("seconds", 0)
+        search["flops"] = (search["flops"] or 0) + recorded.get("flops", 0)
+        if not all(column in recorded for column in _PASSES):  # tickets of 0.1.0
+            search["passes"] = None
+        elif search["passes"] is not None:
+            search["passes"] += sum(recorded[column] for column in _PASSES)
+    return Costs(search, train, "ticket" if known else "unknown")
 
 
-def _total(stages: Sequence[Stage], workshop: Workshop) -> dict[str, float]:
+def _total(stages: Sequence[Stage], workshop: Workshop) -> dict[str, Any]:
     ledgers = [workshop.ledger(stage) for stage in stages]
     total = {column: sum(ledger[column] for ledger in ledgers) for column in ("seconds", "flops")}
     total["passes"] = sum(ledger[column] for ledger in ledgers for column in _PASSES)
@@ -123,19 +134,20 @@ def against_baseline(
       baseline itself took to get there. ``None``: never.
     """
     result: dict[str, float | None] = {
-        column: own.total(column) / baseline.train[column] for column in ("seconds", "flops")
+        column: None if own.source == "unknown" else own.total(column) / baseline.train[column]
+        for column in ("seconds", "flops")
     }
     goal = accuracy_goal(baseline_history)
     epochs, seconds = epochs_to_reach(history, goal)
     their_epochs, their_seconds = epochs_to_reach(baseline_history, goal)
     result |= {"epochs_to_dense": epochs, "seconds_to_dense": None, "flops_to_dense": None}
-    if epochs is not None and seconds is not None:
+    if epochs is not None and seconds is not None and own.source != "unknown":
         assert their_epochs is not None  # it is the baseline's own best
         assert their_seconds is not None
         flops = own.train["flops"] * epochs / len(history)
         their_flops = baseline.train["flops"] * their_epochs / len(baseline_history)
-        result["seconds_to_dense"] = (own.search["seconds"] + seconds) / their_seconds
-        result["flops_to_dense"] = (own.search["flops"] + flops) / their_flops
+        result["seconds_to_dense"] = ((own.search["seconds"] or 0) + seconds) / their_seconds
+        result["flops_to_dense"] = ((own.search["flops"] or 0) + flops) / their_flops
     return result
 
 
@@ -149,6 +161,8 @@ def against_counted(own: Costs, epochs: int, dense_epochs: int) -> dict[str, flo
       epochs: that its training took.
       dense_epochs: that the dense training would take.
     """
+    if own.source == "unknown":
+        return {"flops": None}
     return {"flops": own.total("flops") / (own.train["flops"] / epochs * dense_epochs)}
 
 
@@ -165,13 +179,13 @@ def break_even(
     goal = accuracy_goal(baseline_history)
     epochs, _ = epochs_to_reach(history, goal)
     their_epochs, _ = epochs_to_reach(baseline_history, goal)
-    if epochs is None or their_epochs is None:
+    if epochs is None or their_epochs is None or own.source == "unknown":
         return None
     saved = baseline.train["flops"] * their_epochs / len(baseline_history)
     saved -= own.train["flops"] * epochs / len(history)
     if saved <= 0:
         return None
-    return max(1, math.ceil(own.search["flops"] / saved - 1e-9))
+    return max(1, math.ceil((own.search["flops"] or 0) / saved - 1e-9))
 
 
 def accuracy_goal(history: list[dict]) -> float:

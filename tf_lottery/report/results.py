@@ -95,7 +95,7 @@ class Row(Struct, kw_only=True):
       tests: ``natural``, each attack, ``worst``.
       stopped: whether it ended before the last planned epoch.
       search_source: where the cost of the search is from: ``run``, ``ticket`` (as recorded in
-        a given one, 0 where it is not) or ``none``.
+        a given one), ``unknown`` (that does not say: no ratios follow) or ``none``.
       total_over_dense, total_flops_over_dense: seconds and FLOPs of search and training over
         those of the baseline's training. Where there is no baseline FLOPs refer to a dense
         training of as many epochs as the settings give one, counted and not run.
@@ -125,7 +125,7 @@ class Row(Struct, kw_only=True):
     total_flops_over_dense: Amount | None
     search_passes: Count | None = None
     train_passes: Count | None = None
-    search_source: Literal["run", "ticket", "none"]
+    search_source: Literal["run", "ticket", "unknown", "none"]
     epochs_to_dense: Amount | None
     seconds_to_dense_over_dense: Amount | None
     flops_to_dense_over_dense: Amount | None

@@ -158,6 +158,8 @@ def _is_never(document: Results, arm: Arm, measure: Measure) -> bool:
     """Whether a missing value means that the arm never got there, which it tried to."""
     if document.baseline_of(arm) in (None, arm.name):
         return False
+    if any(r.search_source == "unknown" for r in document.runs(arm.name)):
+        return measure.key == "epochs_to_dense"
     if measure.key == "break_even" and not any(r.search_flops for r in document.runs(arm.name)):
         return False  # nothing to pay for
     return measure.key in measures.NEVER

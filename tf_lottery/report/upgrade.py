@@ -47,6 +47,8 @@ def _comparison(tree: dict[str, Any]) -> dict[str, Any]:
     rows = [
         {
             **row,
+            **_unknown_search(row),
+            "stopped": row["epochs"] < _planned(tree, row),
             "curve": tree["curves"].get(row["name"], []),
             "layers": tree["layers"].get(row["name"], []),
         }
@@ -68,6 +70,20 @@ def _comparison(tree: dict[str, Any]) -> dict[str, Any]:
         "searches": {k: v for k, v in tree["curves"].items() if k not in names},
         "ledger": tree["ledger"],
     }
+
+
+def _unknown_search(row: dict[str, Any]) -> dict[str, Any]:
+    """A given ticket that did not say what it cost counted as if that were nothing."""
+    if row["search_source"] != "ticket" or min(row["search_seconds"], row["search_flops"]) > 0:
+        return {}
+    ratios = ("total_over_dense", "total_flops_over_dense", "seconds_to_dense_over_dense",
+              "flops_to_dense_over_dense")  # fmt: skip
+    return {"search_source": "unknown", **dict.fromkeys(ratios)}
+
+
+def _planned(tree: dict[str, Any], row: dict[str, Any]) -> int:
+    part = "train" if row["kind"] == "dense" else "ticket_train"
+    return tree["settings"].get(part, {}).get("epochs", row["epochs"])
 
 
 def _experiment(tree: dict[str, Any]) -> dict[str, Any]:

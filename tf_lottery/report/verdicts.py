@@ -25,6 +25,11 @@ Outcome = Literal["yes", "no", "not decided", "not measured"]
 OUTCOMES: tuple[Outcome, ...] = ("yes", "no", "not decided", "not measured")
 
 
+# What cannot be said without knowing what the search cost.
+_OF_SEARCH = ("total_over_dense", "total_flops_over_dense", "seconds_to_dense_over_dense",
+              "flops_to_dense_over_dense", "break_even")  # fmt: skip
+
+
 class Verdict(NamedTuple):
     """One claim and what became of it; all texts are plain, without markup.
 
@@ -52,7 +57,25 @@ class Verdict(NamedTuple):
 
 def verdicts(document: Results) -> list[Verdict]:
     """One verdict a claim, in the order of the document."""
-    return [_verdict(document, claim) for claim in document.claims]
+    found = [_verdict(document, claim) for claim in document.claims]
+    told = list(zip(document.claims, found, strict=True))
+    # What costs less and is worse is not the same for less.
+    worse = {
+        (claim.ours, claim.theirs)
+        for claim, verdict in told
+        if claim.measure.startswith("test") and claim.expect == "more" and verdict.outcome == "no"
+    }
+    return [
+        verdict._replace(detail=f"{verdict.detail} {_LESS}")
+        if claim.measure == "run:total_flops_over_dense"
+        and verdict.outcome == "yes"
+        and (claim.ours, document.baseline_of(document.arm(claim.ours))) in worse
+        else verdict
+        for claim, verdict in told
+    ]
+
+
+_LESS = "But its accuracy is lower (see above): the two do not buy the same."
 
 
 def tally(found: Sequence[Verdict]) -> str:
@@ -98,6 +121,10 @@ def _verdict(document: Results, claim: Claim) -> Verdict:
     names = [side.name for side in sides]
     measure = values.resolve(document, measures.parse(claim.measure), names)
     columns = [[values.value(row, measure) for row in document.runs(name)] for name in names]
+    sources = {row.search_source for name in names for row in document.runs(name)}
+    if measure.key in _OF_SEARCH and "unknown" in sources:
+        text = "The given ticket does not record what its search cost."
+        return _made(claim, "not measured", "", text, None)
     if measure.key in measures.NEVER and document.baselines:
         late = _never(document, claim, measure, sides, columns)
         if late is not None:

@@ -8,18 +8,14 @@ from tf_lottery.report import comparison
 from tf_lottery.studies.definition import Arm, Experiment
 
 
-def compare(kinds: Sequence[str], attacks: bool, priced: bool = True) -> Experiment:
+def compare(kinds: Sequence[str], attacks: bool) -> Experiment:
     """The study that trains and compares each kind.
 
     Args:
       kinds: of ``--compare``.
       attacks: whether the networks are attacked on test images.
-      priced: whether it is known what the search of each ticket costs; a given ticket may not
-        say, and then nothing is claimed of it.
     """
     claims = comparison.claims(kinds, attacks)
-    if not priced:
-        claims = [claim for claim in claims if not claim.measure.startswith("run:")]
     return Experiment(
         id=comparison.ABOUT.id,
         source="",

@@ -66,9 +66,9 @@ class Study:
         for seed in self.seeds:
             for arm in self.design.arms:
                 config = dataclasses.replace(self.design.configs[arm.name], seed=seed)
-                name = arm.name if len(self.seeds) == 1 else f"{arm.name} (seed {seed})"
-                if not self.experiment.source and len(self.seeds) == 1:
-                    name = ""  # the kinds are name enough
+                name = f"{arm.name} (seed {seed})"
+                if seed == self.seeds[0]:  # called as if there were no others, which may come
+                    name = arm.name if self.experiment.source else ""
                 made[arm.name, seed] = Cell(config, make_entry(config, arm.kind, self.ticket, name))
         return made
 
