@@ -29,6 +29,7 @@ LAYERS = {
         "terminal",
         "type_aliases",
         "keras",
+        "nesting",
         "weights",
     ),
     1: ("data", "models", "attacks", "objectives", "pruning", "compaction"),

@@ -4,20 +4,114 @@ The pruning wrappers of tensorflow-model-optimization accept only ``tf_keras``
 objects. Import ``keras`` and ``tf`` from here, never directly.
 """
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 from tensorflow.python.eager import context
+from tf_keras.src.mixed_precision import policy
 
-__all__ = ["keras", "make_deterministic", "set_worker_timeouts", "tf", "tflite_schema"]
+from tf_lottery.errors import UsageError
+
+__all__ = [
+    "executed_as_graphs",
+    "keras",
+    "make_deterministic",
+    "pinned",
+    "refuse_strategy",
+    "set_worker_timeouts",
+    "tf",
+    "tflite_schema",
+]
 
 
 def make_deterministic(seed: int) -> None:
     """Bit-identical results from now on, for this process, on one machine."""
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
+
+
+@contextlib.contextmanager
+def executed_as_graphs() -> Iterator[None]:
+    """TensorFlow runs functions as it does unless told otherwise; restored afterwards.
+
+    Functions as graphs, whatever ``tf.config.run_functions_eagerly`` was told; without XLA and
+    half precision behind their back (``tf.config.optimizer``). NumPy does not raise for what
+    overflows on its way to an error of ours. What a network reads of Keras' state stays.
+
+    Raises:
+      UsageError: operations are not executed as they are called.
+    """
+    if not tf.executing_eagerly():
+        raise UsageError(
+            "called where operations build a graph (in a tf.function, in a tf.Graph, or after "
+            "disable_eager_execution); call it outside"
+        )
+    eagerly, jit = tf.config.functions_run_eagerly(), tf.config.optimizer.get_jit()
+    options = tf.config.optimizer.get_experimental_options()
+    halved = options.get("auto_mixed_precision", False)
+    tf.config.run_functions_eagerly(False)
+    try:
+        if jit:
+            tf.config.optimizer.set_jit(False)
+        if halved:
+            tf.config.optimizer.set_experimental_options({"auto_mixed_precision": False})
+        with np.errstate(all="warn", under="ignore"):
+            yield
+    finally:
+        tf.config.run_functions_eagerly(eagerly)
+        if jit:
+            tf.config.optimizer.set_jit(jit)
+        if halved:
+            tf.config.optimizer.set_experimental_options({"auto_mixed_precision": halved})
+
+
+@contextlib.contextmanager
+def pinned(dtype_policy: str = "float32") -> Iterator[None]:
+    """The ambient state that networks are made and trained in; restored afterwards.
+
+    That of a fresh TensorFlow and Keras: keys of stages do not name it. ``~/.keras/keras.json``
+    and calls such as ``set_floatx`` and ``set_global_policy`` change it.
+
+    Args:
+      dtype_policy: of layers that are made without one.
+
+    Raises:
+      UsageError: as ``executed_as_graphs``.
+    """
+    backend, tf32 = keras.backend, tf.config.experimental.tensor_float_32_execution_enabled
+    before = (
+        backend.floatx(), backend.epsilon(), backend.image_data_format(),
+        policy._global_policy, tf32(),  # None follows floatx, and is to do so again
+    )  # fmt: skip
+    with executed_as_graphs():
+        try:
+            _set_keras("float32", 1e-7, "channels_last", dtype_policy, True)
+            yield
+        finally:
+            _set_keras(*before)
+
+
+def _set_keras(floatx: str, epsilon: float, images: str, dtypes: Any, tf32: bool) -> None:
+    keras.backend.set_floatx(floatx)
+    keras.backend.set_epsilon(epsilon)
+    keras.backend.set_image_data_format(images)
+    keras.mixed_precision.set_global_policy(dtypes)
+    if tf.config.experimental.tensor_float_32_execution_enabled() != tf32:
+        tf.config.experimental.enable_tensor_float_32_execution(tf32)
+
+
+def refuse_strategy() -> None:
+    """Raises ``UsageError`` in the scope of a ``tf.distribute`` strategy of somebody else's."""
+    if tf.distribute.has_strategy():
+        raise UsageError(
+            "called in the scope of a tf.distribute strategy; call it outside, --distribute "
+            "shares trainings between devices"
+        )
 
 
 def set_worker_timeouts(start: int, silence: int) -> None:

@@ -1,7 +1,8 @@
 """Names, copies, digests and files of a network's variables.
 
 A variable's name is ``<layer>/<variable>`` (``conv1_1/kernel``,
-``conv1_1_bn/moving_mean``), whatever wrappers or name scopes it was made under,
+``conv1_1_bn/moving_mean``, ``block/conv/kernel`` in a model used as a layer, see
+``nesting``), whatever wrappers or name scopes it was made under,
 so that two builds of one architecture agree on it.
 """
 
@@ -20,18 +21,26 @@ import numpy as np
 
 from tf_lottery import files
 from tf_lottery.errors import StoreError
+from tf_lottery.nesting import named_layers
 
 
 def named_variables(network: Any) -> dict[str, Any]:
-    """All variables of a bare functional network, in layer order, by name.
+    """All variables of a bare network, in layer order, by name, each once.
 
     Raises:
       ValueError: two variables share a name.
     """
     result: dict[str, Any] = {}
-    for layer in network.layers:
+    layers = named_layers(network)
+    named: set[int] = set()
+    for path, layer in layers.items():
+        inside = {id(v) for p, held in layers.items() if p.startswith(f"{path}/")
+                  for v in held.weights}  # fmt: skip
         for variable in layer.weights:
-            name = f"{layer.name}/{variable.name.split('/')[-1].split(':')[0]}"
+            if id(variable) in inside | named:
+                continue
+            named.add(id(variable))
+            name = f"{path}/{variable.name.split('/')[-1].split(':')[0]}"
             if name in result:
                 raise ValueError(f"two variables are named {name}")
             result[name] = variable

@@ -151,22 +151,23 @@ def test_masks_of_another_network_are_named(masked, tiny_masks):
     assert weights.digest(weights.get_weights(masked.network)) == before
 
 
-def test_followers_are_the_batchnorms_right_behind_a_layer():
+def test_batchnorms_right_behind_a_layer_have_it_as_source():
     # VGG and ResNet-18: convolution, then BatchNorm. Wide ResNet: BatchNorm comes first,
     # so a BatchNorm behind an addition follows no filter.
     resnet = build_model("resnet18", (8, 8, 1), 4, 0, **FAMILIES["resnet18"])
     for network in (resnet, wrap(resnet).network):
         assert sum(isinstance(x, keras.layers.Conv2D) for x in network.layers) == 20
-    assert len(wrap(resnet).followers) == 20
+    assert len(wrap(resnet).sources) == 20
     wide = wrap(build_model("wide_resnet", (8, 8, 1), 4, 0, **FAMILIES["wide_resnet"]))
-    for source, followers in wide.followers.items():
+    assert wide.sources
+    for follower, sources in wide.sources.items():
+        assert isinstance(wide.network.get_layer(follower), keras.layers.BatchNormalization)
+        (source,) = sources
         assert isinstance(wide.network.get_layer(source), keras.layers.Conv2D)
-        assert followers
     behind_additions = [
         layer.name
         for layer in wide.network.layers
-        if isinstance(layer, keras.layers.BatchNormalization)
-        and layer.name not in {f for names in wide.followers.values() for f in names}
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.name not in wide.sources
     ]
     assert len(behind_additions) >= 2
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from numbers import Integral
 
 from tf_lottery.errors import UsageError
-from tf_lottery.keras import keras
+from tf_lottery.keras import keras, pinned
 from tf_lottery.models.custom import custom_network
 from tf_lottery.models.flops import forward_flops
 from tf_lottery.models.layers import Layers, normalization
@@ -46,6 +46,7 @@ def is_allowed(name: str) -> bool:
     return name in MODELS or name in _allowed
 
 
+@pinned()
 def build_model(
     name: str,
     input_shape: Sequence[int],

@@ -1,7 +1,8 @@
 """Networks from outside the package: any function of shape, classes and seed.
 
 ``(input_shape, num_classes, seed) -> tf_keras.Model``, float32 pixels (batch, height, width,
-channels) in [0, 1] in, logits (batch, classes) out, functional or sequential. Its initial
+channels) in [0, 1] in, logits (batch, classes) out, functional or sequential; models may be
+layers of it. Its initial
 weights must be the seed's alone. It is called with ``depth``, ``width`` or
 ``width_multiplier`` as well where the user gives them.
 """
@@ -10,12 +11,12 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 from tf_lottery.errors import UsageError
-from tf_lottery.keras import keras
+from tf_lottery.keras import keras, pinned
 from tf_lottery.models.layers import normalization
+from tf_lottery.nesting import named_layers
 from tf_lottery.options.settings import ModelConfig
 
 
@@ -30,7 +31,7 @@ def custom_network(
     dtype_policy: str = "float32",
     most_weights: int | None = None,
 ) -> keras.Model:
-    """The function's network as the built-in ones are: flat, normalised, float32 logits.
+    """The function's network as the built-in ones are: normalised, float32 logits.
 
     Args:
       function: see above.
@@ -50,7 +51,8 @@ def custom_network(
     for flag, size in given.items():
         if flag not in inspect.signature(function).parameters:
             raise UsageError.bad_value(flag, size, f"left out: {config.name} does not take it")
-    with _pinned(dtype_policy):
+    with pinned(dtype_policy):
+        keras.backend.reset_uids()  # layers without a name are counted from the start
         network = function(shape, num_classes, seed, **given)
         _check(config.name, network, shape, num_classes)
         plain = keras.Model(network.inputs, network.outputs)
@@ -65,22 +67,16 @@ def custom_network(
         # Cloned, because each layer has been called twice by now.
         network = keras.models.clone_model(keras.Model(pixels, logits, name=config.label))
         network.set_weights(plain.get_weights())
-    kernels = [layer.kernel for layer in network.layers if hasattr(layer, "kernel")]
+    layers = named_layers(network).values()
+    prunable = (keras.layers.Conv2D, keras.layers.Dense)
+    kernels = [layer.kernel for layer in layers if isinstance(layer, prunable)]
+    if not kernels:
+        raise UsageError.bad_value(
+            "model", config.name, "a network with Conv2D or Dense layers: no others are pruned"
+        )
     if most_weights is not None and sum(math.prod(k.shape) for k in kernels) > most_weights:
         raise UsageError(f"the network has more than {most_weights:,} weights")
     return network
-
-
-@contextmanager
-def _pinned(dtype_policy: str) -> Iterator[None]:
-    """Keras' ambient state while a network is made: nothing of the process shows in it."""
-    before = keras.mixed_precision.global_policy()
-    keras.mixed_precision.set_global_policy(dtype_policy)
-    keras.backend.reset_uids()  # layers without a name are counted from the start
-    try:
-        yield
-    finally:
-        keras.mixed_precision.set_global_policy(before)
 
 
 def _check(name: str, network: object, shape: tuple[int, ...], num_classes: int) -> None:
@@ -92,11 +88,9 @@ def _check(name: str, network: object, shape: tuple[int, ...], num_classes: int)
             f"got {network.input_shape} to {network.output_shape}, "
             f"must be {(None, *shape)} to {(None, num_classes)}"
         )
-    elif any(isinstance(layer, keras.Model) for layer in network.layers):
-        problem = "got a model among its layers"
     elif any(layer.name == "normalization" for layer in network.layers):
         problem = "got a layer named normalization, which is what --normalize adds"
     if problem:
         raise UsageError.bad_value(
-            "model", name, f"a function that gives a flat functional tf_keras model ({problem})"
+            "model", name, f"a function that gives a functional tf_keras model ({problem})"
         )

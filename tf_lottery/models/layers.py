@@ -12,6 +12,8 @@ from tf_lottery.models.initializers import FanInNormal
 from tf_lottery.options.settings import derive_seed
 from tf_lottery.type_aliases import Tensor
 
+_IMAGES = "channels_last"  # said to every layer that would ask ~/.keras/keras.json
+
 
 @dataclass(frozen=True)
 class Layers:
@@ -60,6 +62,7 @@ class Layers:
             size,
             strides=strides,
             padding="same",
+            data_format=_IMAGES,
             use_bias=use_bias,
             kernel_initializer=FanInNormal(derive_seed(self.seed, name)),
             dtype=self.dtype_policy,
@@ -83,7 +86,7 @@ class Layers:
         After a dense layer the moving variance is the biased one (PyTorch: unbiased).
         """
         return keras.layers.BatchNormalization(
-            momentum=0.9, epsilon=1e-5, dtype=self.dtype_policy, name=name
+            axis=-1, momentum=0.9, epsilon=1e-5, dtype=self.dtype_policy, name=name
         )(x)
 
     def relu(self, x: Tensor, name: str) -> Tensor:
@@ -95,20 +98,26 @@ class Layers:
 
     def average_pool(self, x: Tensor, name: str) -> Tensor:
         """2x2 averages; "same" padding keeps odd and 1-pixel sides, padding is not averaged in."""
-        return keras.layers.AveragePooling2D(2, padding="same", dtype=self.dtype_policy, name=name)(
-            x
-        )
+        return keras.layers.AveragePooling2D(
+            2, padding="same", data_format=_IMAGES, dtype=self.dtype_policy, name=name
+        )(x)
 
     def max_pool(self, x: Tensor, name: str) -> Tensor:
         """2x2 maxima; "same" padding as in ``average_pool``."""
-        return keras.layers.MaxPooling2D(2, padding="same", dtype=self.dtype_policy, name=name)(x)
+        return keras.layers.MaxPooling2D(
+            2, padding="same", data_format=_IMAGES, dtype=self.dtype_policy, name=name
+        )(x)
 
     def global_average_pool(self, x: Tensor) -> Tensor:
         """(batch, height, width, channels) -> (batch, channels)."""
-        return keras.layers.GlobalAveragePooling2D(dtype=self.dtype_policy, name="global_pool")(x)
+        return keras.layers.GlobalAveragePooling2D(
+            data_format=_IMAGES, dtype=self.dtype_policy, name="global_pool"
+        )(x)
 
     def flatten(self, x: Tensor) -> Tensor:
-        return keras.layers.Flatten(dtype=self.dtype_policy, name="flatten")(x)
+        return keras.layers.Flatten(
+            data_format=_IMAGES, dtype=self.dtype_policy, name="flatten"
+        )(x)
 
     def add(self, x: Tensor, shortcut: Tensor, name: str) -> Tensor:
         return keras.layers.Add(dtype=self.dtype_policy, name=name)([x, shortcut])

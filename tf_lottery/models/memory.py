@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from tf_lottery.keras import keras, tf
+from tf_lottery.nesting import is_graph, named_layers
 
 _FLOAT = 4  # bytes; variables, gradients and masks are float32 under every dtype policy
 
@@ -57,10 +58,14 @@ def footprint(model: keras.Model) -> Footprint:
     """
     kept: dict[int, int] = {}
     widest = masks = 0
-    for layer in model.layers:
-        inputs, outputs = tf.nest.flatten(layer.input), tf.nest.flatten(layer.output)
+    for layer in named_layers(model).values():
         if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense)):
             masks += _FLOAT * math.prod(layer.kernel.shape)
+        if is_graph(layer) or not layer.inbound_nodes:  # its layers are counted; in another layer
+            continue
+        calls = range(len(layer.inbound_nodes))
+        inputs = tf.nest.flatten([layer.get_input_at(call) for call in calls])
+        outputs = tf.nest.flatten([layer.get_output_at(call) for call in calls])
         for tensor in _kept(layer, inputs, outputs):
             kept[id(tensor)] = _bytes(tensor)
         widest = max(widest, sum(map(_bytes, {id(t): t for t in [*inputs, *outputs]}.values())))
