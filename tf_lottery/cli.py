@@ -194,13 +194,17 @@ def _export(command: Command) -> int:
         command.options["seed"],
         command.verbose,
     )
+    zeros = sparsity(loaded.network)
+    if zeros is None:
+        say(f"note: {loaded.what} has no Conv2D or Dense layer: there is nothing to prune in it")
     images = find_images(loaded, run_config.data, command.given, command.formats)
     with (
         files.disk_errors("export_dir", target.parent),
         files.new_directory(target) as partial,
     ):
         document = export_model(loaded, partial, images, config, command=command.argv, announce=say)
-    print(f"{loaded.what}: {sparsity(loaded.network):.1%} of the conv and dense weights are 0")
+    if zeros is not None:
+        print(f"{loaded.what}: {zeros:.1%} of the conv and dense weights are 0")
     print()
     print(export_table(document))
     print()

@@ -6,6 +6,7 @@ objects. Import ``keras`` and ``tf`` from here, never directly.
 
 import contextlib
 import functools
+import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,26 +14,45 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 from tensorflow.python.eager import context
+from tensorflow.python.util import _pywrap_determinism
 from tf_keras.src.mixed_precision import policy
 
 from tf_lottery.errors import UsageError
 
 __all__ = [
+    "deterministic",
     "executed_as_graphs",
     "keras",
-    "make_deterministic",
     "pinned",
-    "refuse_strategy",
+    "refuse_scopes",
     "set_worker_timeouts",
     "tf",
     "tflite_schema",
 ]
 
 
-def make_deterministic(seed: int) -> None:
-    """Bit-identical results from now on, for this process, on one machine."""
-    keras.utils.set_random_seed(seed)
-    tf.config.experimental.enable_op_determinism()
+@contextlib.contextmanager
+def deterministic(seed: int | None) -> Iterator[None]:
+    """Bit-identical results on one machine, or not; afterwards as it was before.
+
+    Args:
+      seed: of the global generators, which layers of somebody's own may draw from; ``None``:
+        sums are made in whatever order is fastest, also where somebody has called
+        ``enable_op_determinism``, which changes last bits.
+    """
+    before = _pywrap_determinism.is_enabled()
+    states = random.getstate(), np.random.get_state(), context.global_seed()
+    if seed is not None:
+        keras.utils.set_random_seed(seed)
+    _pywrap_determinism.enable(seed is not None)
+    try:
+        yield
+    finally:
+        _pywrap_determinism.enable(before)
+        if seed is not None:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+            context.set_global_seed(states[2])
 
 
 @contextlib.contextmanager
@@ -42,15 +62,7 @@ def executed_as_graphs() -> Iterator[None]:
     Functions as graphs, whatever ``tf.config.run_functions_eagerly`` was told; without XLA and
     half precision behind their back (``tf.config.optimizer``). NumPy does not raise for what
     overflows on its way to an error of ours. What a network reads of Keras' state stays.
-
-    Raises:
-      UsageError: operations are not executed as they are called.
     """
-    if not tf.executing_eagerly():
-        raise UsageError(
-            "called where operations build a graph (in a tf.function, in a tf.Graph, or after "
-            "disable_eager_execution); call it outside"
-        )
     eagerly, jit = tf.config.functions_run_eagerly(), tf.config.optimizer.get_jit()
     options = tf.config.optimizer.get_experimental_options()
     halved = options.get("auto_mixed_precision", False)
@@ -79,9 +91,6 @@ def pinned(dtype_policy: str = "float32") -> Iterator[None]:
 
     Args:
       dtype_policy: of layers that are made without one.
-
-    Raises:
-      UsageError: as ``executed_as_graphs``.
     """
     backend, tf32 = keras.backend, tf.config.experimental.tensor_float_32_execution_enabled
     before = (
@@ -105,11 +114,20 @@ def _set_keras(floatx: str, epsilon: float, images: str, dtypes: Any, tf32: bool
         tf.config.experimental.enable_tensor_float_32_execution(tf32)
 
 
-def refuse_strategy() -> None:
-    """Raises ``UsageError`` in the scope of a ``tf.distribute`` strategy of somebody else's."""
-    if tf.distribute.has_strategy():
+def refuse_scopes(strategies: bool = True) -> None:
+    """Raises ``UsageError`` where what is called would become part of something else's.
+
+    Args:
+      strategies: in the scope of a ``tf.distribute`` strategy too.
+    """
+    if not tf.executing_eagerly():
         raise UsageError(
-            "called in the scope of a tf.distribute strategy; call it outside, --distribute "
+            "called where operations build a graph (in a tf.function, in a tf.Graph, or after "
+            "disable_eager_execution); call it outside"
+        )
+    if strategies and tf.distribute.has_strategy():
+        raise UsageError(
+            "called in the scope of a tf.distribute strategy; call it outside: --distribute "
             "shares trainings between devices"
         )
 

@@ -83,6 +83,9 @@ class Ticket:
       found: how: kind, objective, attack, epochs, rates, seed, cost, ... (JSON).
       parent: digest of the ticket this one was made from, or ``None``.
       package_version: of the writer.
+
+    Raises:
+      TicketError: there is no mask.
     """
 
     spec: NetworkSpec
@@ -95,6 +98,10 @@ class Ticket:
     found: dict = field(default_factory=dict)
     parent: str | None = None
     package_version: str = tf_lottery.__version__
+
+    def __post_init__(self):
+        if not self.weights_total:
+            raise TicketError("a ticket without masks: its network has no Conv2D or Dense weights")
 
     @property
     def weights_kept(self) -> int:

@@ -11,6 +11,7 @@ from tf_lottery import weights
 from tf_lottery.errors import UsageError
 from tf_lottery.keras import keras, tf
 from tf_lottery.models import build_model, forward_flops
+from tf_lottery.pruning import masks
 
 # One small network of each family.
 SMALL = {
@@ -289,24 +290,13 @@ def test_flops_by_hand():
 
 
 def test_flops_of_a_wrapped_model_are_the_bare_one_s():
-    class Masked(keras.layers.Wrapper):
-        def call(self, x):
-            return self.layer(x)
-
-        def compute_output_shape(self, shape):
-            return self.layer.compute_output_shape(shape)
-
-    def wrap(layer):
-        clone = layer.__class__.from_config(layer.get_config())
-        kinds = (keras.layers.Conv2D, keras.layers.Dense)
-        return Masked(clone, name=f"masked_{layer.name}") if isinstance(layer, kinds) else clone
-
     model = small("resnet18")
-    wrapped = keras.models.clone_model(model, clone_function=wrap)
-    assert any(layer.name == "masked_logits" for layer in wrapped.layers)
+    wrapped = masks.wrap(model).wrapped
+    assert any(layer.name.endswith("_logits") and layer.name != "logits" for layer in wrapped.layers)
     assert forward_flops(wrapped) == forward_flops(model)
     outer = keras.Sequential([keras.Input((8, 8, 1)), model])
-    assert forward_flops(outer) == forward_flops(model)
+    nested = {f"{model.name}/{name}": flops for name, flops in forward_flops(model).items()}
+    assert forward_flops(outer) == nested
 
 
 # --- errors -------------------------------------------------------------------------

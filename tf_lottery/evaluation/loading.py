@@ -18,9 +18,9 @@ import numpy as np
 from tf_lottery import files, weights
 from tf_lottery.engine.store import has_own_digest, verify
 from tf_lottery.errors import StoreError, UsageError
-from tf_lottery.keras import keras, tf
+from tf_lottery.keras import tf
 from tf_lottery.models.spec import NetworkSpec
-from tf_lottery.pruning.masks import prunable_kernels
+from tf_lottery.pruning.masks import load_network, prunable_kernels
 from tf_lottery.tickets import Ticket
 
 # What says what a model computes, in the directory of a SavedModel, ticket or stage.
@@ -179,7 +179,7 @@ def _from_keras_file(path: Path) -> LoadedModel:
         with zipfile.ZipFile(path) as archive:
             version = json.loads(archive.read("metadata.json"))["keras_version"]
         if version.startswith("2."):
-            network = keras.models.load_model(files.plain_name(path), compile=False, safe_mode=True)
+            network = load_network(files.plain_name(path))
             return LoadedModel(
                 network, f"Keras model {path}", tuple(network.input_shape[1:]), network, {}
             )
@@ -264,8 +264,8 @@ def _from_saved_model(path: Path) -> LoadedModel:
     return LoadedModel(model, f"SavedModel {path}", shape, metadata=metadata)
 
 
-def sparsity(network: Any) -> float:
-    """Share of exactly-zero conv and dense weights of a bare network."""
+def sparsity(network: Any) -> float | None:
+    """Share of exactly-zero conv and dense weights; ``None``: there are none."""
     kernels = [kernel.numpy() for kernel in prunable_kernels(network).values()]
     zeros = sum(kernel.size - int(np.count_nonzero(kernel)) for kernel in kernels)
-    return zeros / sum(kernel.size for kernel in kernels)
+    return zeros / sum(kernel.size for kernel in kernels) if kernels else None

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tf_lottery.keras import keras, tf
+from tf_lottery.keras import executed_as_graphs, keras, refuse_scopes, tf
 from tf_lottery.models.frozen import frozen_logits
 from tf_lottery.type_aliases import LogitsFn
 
@@ -76,11 +76,19 @@ def predicted_classes(logits: Any) -> np.ndarray:
 
 @contextlib.contextmanager
 def full_float32() -> Iterator[None]:
-    """Products in float32 as they are written: GPUs may otherwise round to TensorFloat-32."""
+    """Products in float32 as they are written: GPUs may otherwise round to TensorFloat-32.
+
+    Functions run as graphs, see ``executed_as_graphs``.
+
+    Raises:
+      UsageError: called where a graph is built.
+    """
+    refuse_scopes(strategies=False)
     before = tf.config.experimental.tensor_float_32_execution_enabled()
     tf.config.experimental.enable_tensor_float_32_execution(False)
     try:
-        yield
+        with executed_as_graphs():
+            yield
     finally:
         tf.config.experimental.enable_tensor_float_32_execution(before)
 

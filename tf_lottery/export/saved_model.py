@@ -11,7 +11,8 @@ import numpy as np
 
 import tf_lottery
 from tf_lottery import files, weights
-from tf_lottery.keras import keras, tf
+from tf_lottery.keras import executed_as_graphs, keras, tf
+from tf_lottery.nesting import named_layers
 from tf_lottery.pruning.masks import prunable_kernels
 
 
@@ -78,7 +79,7 @@ def export_saved_model(
     path = Path(path)
     if path.exists() and any(path.iterdir()):
         raise FileExistsError(f"{path} is not empty")
-    half = [layer.name for layer in network.layers if layer.compute_dtype != "float32"]
+    half = [name for name, layer in named_layers(network).items() if layer.compute_dtype != "float32"]
     if half:
         raise ValueError(f"layer {half[0]} computes in half precision; export a float32 copy")
     classes = network.output_shape[-1]
@@ -89,7 +90,7 @@ def export_saved_model(
     # Lets a reader check the zeros without knowing Keras.
     module.kernels = dict(kernels)
     values = {name: kernel.numpy() for name, kernel in kernels.items()}
-    with files.new_directory(path) as partial:
+    with executed_as_graphs(), files.new_directory(path) as partial:
         tf.saved_model.save(
             module,
             files.plain_name(partial),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tf_lottery.errors import LotteryError
-from tf_lottery.keras import keras, tf
+from tf_lottery.keras import executed_as_graphs, keras, tf
 from tf_lottery.terminal import silent_stderr
 
 
@@ -92,6 +92,16 @@ def convert(
       LotteryError: TensorFlow's converter refuses the network.
       ValueError: an int8 format without representative images.
     """
+    with executed_as_graphs():
+        return _converted(network, chosen, representative, verbose)
+
+
+def _converted(
+    network: keras.Model,
+    chosen: TFLiteFormat,
+    representative: Iterable[np.ndarray] | None,
+    verbose: bool,
+) -> bytes:
     module = _Logits(network)
     function = module.function.get_concrete_function()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)

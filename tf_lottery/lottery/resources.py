@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,10 +15,10 @@ from tf_lottery.engine.stage import Stage
 from tf_lottery.engine.store import Store
 from tf_lottery.errors import StoreError, TicketError, UsageError
 from tf_lottery.evaluation import Evaluator
-from tf_lottery.keras import keras, make_deterministic
+from tf_lottery.keras import deterministic, keras, pinned, refuse_scopes
 from tf_lottery.models import Footprint, allow, footprint, forward_flops
 from tf_lottery.models.spec import NetworkSpec
-from tf_lottery.options.registries import SCORES
+from tf_lottery.options.registries import MODELS, SCORES
 from tf_lottery.options.settings import LotteryConfig
 from tf_lottery.tickets import Ticket
 from tf_lottery.training.distribution import Distribution
@@ -55,7 +56,6 @@ class Resources:
         self._flops: dict[NetworkSpec, int] = {}
         self._footprints: dict[tuple[NetworkSpec, str], Footprint] = {}
         self._ledgers: dict[str, dict] = {}  # by key; of finished stages, so they stay
-        self._deterministic: int | None = None
 
     def _kept(self, what: str, key: Hashable, make: Callable[[], _Made]) -> _Made:
         made = self._made.setdefault(what, OrderedDict())
@@ -119,6 +119,7 @@ class Resources:
 
         Raises:
           DataError, UsageError: the data cannot be had or split as asked.
+          UsageError: ``config.model`` is a function that makes no network to prune.
           UsageError: a batch is larger than the training set, or cannot be shared by the
             devices.
           TicketError: ``ticket`` is for another network.
@@ -127,6 +128,8 @@ class Resources:
         for attack in config.attacks:
             make_attack(attack)
         data = self.data(config)
+        if config.model.name not in MODELS:
+            self.network(config)  # of somebody's own: it may not be one to prune
         for training in (config.search, config.train, config.ticket_train):
             steps_per_epoch(len(data.train_labels), training.batch_size)
             self.distribution.check(training)
@@ -146,12 +149,17 @@ class Resources:
             made, asked = _network(ticket.spec), _network(spec)
             raise TicketError(f"--ticket: the ticket is for {made}, this run for {asked}")
 
-    def prepare(self, stage: Stage) -> None:
-        """Puts TensorFlow into the state that a stage of this configuration is done in."""
+    @contextlib.contextmanager
+    def prepared(self, stage: Stage) -> Iterator[None]:
+        """TensorFlow in the state that a stage of this configuration is done in.
+
+        Raises:
+          UsageError: in the scope of a ``tf.distribute`` strategy, or where a graph is built.
+        """
+        refuse_scopes()
         config: LotteryConfig = stage.runtime["config"]
-        if config.deterministic and self._deterministic != config.seed:
-            make_deterministic(config.seed)
-            self._deterministic = config.seed
+        with pinned(), deterministic(config.seed if config.deterministic else None):
+            yield
 
     def check_data(self, stage: Stage) -> None:
         """Makes sure that a finished training saw the images that are loaded now.

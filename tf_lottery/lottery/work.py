@@ -333,8 +333,8 @@ class Workshop(Resources):
         Raises:
           LotteryError: as the work does.
         """
-        self.prepare(stage)
-        kind_of(stage).perform(self, stage, directory)
+        with self.prepared(stage):
+            kind_of(stage).perform(self, stage, directory)
 
     def train_along(self, stage: Stage) -> None:
         """Takes part in a training that another process, the chief, performs.
@@ -342,8 +342,8 @@ class Workshop(Resources):
         Raises:
           LotteryError: as the work does.
         """
-        self.prepare(stage)
-        train_along(self, stage)
+        with self.prepared(stage):
+            train_along(self, stage)
 
     def predicted_cost(self, stage: Stage) -> Cost:
         """Passes and FLOPs the stage will take, at most; times 0."""

@@ -14,7 +14,7 @@ from tf_lottery import files, weights
 from tf_lottery.data import ImageData, device_images
 from tf_lottery.errors import CollapseError, NonFiniteError, UsageError
 from tf_lottery.interruption import Terminated
-from tf_lottery.keras import keras
+from tf_lottery.keras import keras, pinned, refuse_scopes
 from tf_lottery.options.settings import TrainConfig
 from tf_lottery.pruning.masks import MaskedNetwork
 from tf_lottery.training import callbacks, checkpoints, guards
@@ -50,17 +50,22 @@ def train(
     Returns:
       The history, a row for each epoch trained: see ``callbacks.History``.
 
+    Keras' and TensorFlow's ambient state has no part in it, see ``tf_lottery.keras.pinned``.
+
     Raises:
       NonFiniteError: the loss or a gradient became NaN or infinite, also at the rates that
         ``config.on_nan`` lowered.
       CollapseError: likewise of catastrophic overfitting and ``config.on_overfit``.
       PrecisionError: half precision lost the attack's gradients.
-      UsageError: the batch is larger than the training set, the device has no room for
+      UsageError: called in the scope of another ``tf.distribute`` strategy or of a graph, the
+        batch is larger than the training set, the device has no room for
         the images, or the run stopped early, before an epoch of ``config.keep_epochs``.
       LostWorkerError: another process ended.
       ValueError: ``reporting.distance_from`` does not fit the network.
     """
-    return Training(Task(masked, data, config, **options)).run()
+    refuse_scopes()
+    with pinned():
+        return Training(Task(masked, data, config, **options)).run()
 
 
 class Training:
