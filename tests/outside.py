@@ -60,8 +60,26 @@ def unseeded(input_shape, num_classes, seed):
 
 
 def nested(input_shape, num_classes, seed):
+    """Two models one in the other, each with a layer named conv1."""
+    keras.utils.set_random_seed(seed)
     pixels = keras.Input(input_shape)
-    return keras.Model(pixels, unseeded(input_shape, num_classes, seed)(pixels))
+    x = features = keras.Input((*input_shape[:2], 4))
+    for layer in (
+        keras.layers.Conv2D(4, 3, padding="same", name="conv1"),
+        keras.layers.BatchNormalization(name="bn"),
+        keras.layers.ReLU(),
+    ):
+        x = layer(x)
+    x = keras.Model(features, x, name="inner")(
+        keras.layers.Conv2D(4, 3, padding="same", name="conv1")(pixels)
+    )
+    return keras.Model(pixels, keras.layers.Dense(num_classes)(keras.layers.Flatten()(x)))
+
+
+def nothing_to_prune(input_shape, num_classes, seed):
+    pixels = keras.Input(input_shape)
+    x = keras.layers.DepthwiseConv2D(3, depth_multiplier=num_classes)(pixels)
+    return keras.Model(pixels, keras.layers.GlobalAveragePooling2D()(x))
 
 
 def too_many_classes(input_shape, num_classes, seed):

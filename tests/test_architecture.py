@@ -25,6 +25,7 @@ LAYERS = {
         "machine",
         "errors",
         "files",
+        "flattening",
         "interruption",
         "terminal",
         "type_aliases",

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 from command_line import TINY, complaint
+from outside import nothing_to_prune
 
 from tf_lottery import models, weights
 from tf_lottery.data import load
@@ -20,6 +21,7 @@ from tf_lottery.lottery.resources import Resources
 from tf_lottery.lottery.scoring import NetworkContext, network_context
 from tf_lottery.main import main
 from tf_lottery.models import build_model, forward_flops
+from tf_lottery.models.spec import NetworkSpec
 from tf_lottery.options.build import lottery_config
 from tf_lottery.options.settings import ModelConfig
 from tf_lottery.pruning import ScoreContext, prune, score
@@ -307,7 +309,7 @@ def test_sizes_reach_a_function_that_takes_them():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nested", "got a model among its layers"),
+        ("nothing_to_prune", "must be a network with Conv2D or Dense layers"),
         ("too_many_classes", r"got \(None, 8, 8, 1\) to \(None, 11\), must be"),
         ("no_model", "got function"),
         ("missing", "a network that can be imported"),
@@ -387,6 +389,40 @@ def test_no_file_runs_code(own, tmp_path, monkeypatch, capsys):
     assert "the ticket is for trap.net on" in line
     assert not (tmp_path / "sprung").exists()
     assert "trap" not in sys.modules
+
+
+def test_a_network_of_networks_is_searched_and_trained(tmp_path):
+    run("--model=outside:nested", "--width_multiplier=1", f"--workdir={tmp_path}",
+        "--compare=boosting", "--sparsity=0.5", "--score=outside:snip")  # fmt: skip
+    models.allow("outside:nested")
+    ticket = Ticket.load(tmp_path / "tickets" / "boosting")
+    assert list(ticket.masks) == ["conv1", "inner/conv1", "dense"]
+    assert ticket.weights_total == 36 + 144 + 2560
+    assert ticket.weights_kept == ticket.weights_total / 2
+    loaded = tf.saved_model.load(str(tmp_path / "saved_model" / "boosting"))
+    for name, mask in ticket.masks.items():
+        kernel = loaded.kernels[name].numpy()
+        assert not kernel[~mask].any()
+        assert kernel[mask].all()
+    assert rows(tmp_path)["boosting"]["density"] == 0.5
+
+
+def test_a_network_without_anything_to_prune_is_told_before_anything_is_written(tmp_path, capsys):
+    odd = ["--model=outside:nothing_to_prune", "--width_multiplier=1"]
+    line = complaint(capsys, 2, [*TINY, *odd, f"--workdir={tmp_path}/work"])
+    assert "--model: got 'outside:nothing_to_prune', must be a network with Conv2D" in line
+    network = nothing_to_prune(SHAPE, 10, 0)
+    network.save(tmp_path / "none.keras")
+    model = f"--model_path={tmp_path}/none.keras"
+    run("--mode=export", model, f"--export_dir={tmp_path}/out", "--formats=saved_model")
+    told = capsys.readouterr().out
+    assert "no Conv2D or Dense layer: there is nothing to prune in it" in told.splitlines()[0]
+    assert "weights are 0" not in told
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["none.keras", "out"]
+    run("--mode=evaluate", model, f"--evaluation_dir={tmp_path}/judged", "--analysis_images=0")
+    spec = NetworkSpec(ModelConfig("convnet"), SHAPE, 10)
+    with pytest.raises(TicketError, match="a ticket without masks"):
+        Ticket(spec, "digits", 0, "", {})
 
 
 def test_a_ticket_for_another_network_than_the_runs(own, tmp_path, capsys):

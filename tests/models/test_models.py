@@ -292,7 +292,9 @@ def test_flops_by_hand():
 def test_flops_of_a_wrapped_model_are_the_bare_one_s():
     model = small("resnet18")
     wrapped = masks.wrap(model).wrapped
-    assert any(layer.name.endswith("_logits") and layer.name != "logits" for layer in wrapped.layers)
+    assert any(
+        layer.name.endswith("_logits") and layer.name != "logits" for layer in wrapped.layers
+    )
     assert forward_flops(wrapped) == forward_flops(model)
     outer = keras.Sequential([keras.Input((8, 8, 1)), model])
     nested = {f"{model.name}/{name}": flops for name, flops in forward_flops(model).items()}

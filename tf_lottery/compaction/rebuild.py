@@ -12,6 +12,7 @@ from tf_lottery.compaction import graph
 from tf_lottery.compaction.channels import Channels
 from tf_lottery.compaction.constants import InInference, ThroughoutTraining, folded_bias
 from tf_lottery.compaction.graph import Node, read_graph
+from tf_lottery.flattening import flattened
 from tf_lottery.keras import keras
 
 
@@ -75,7 +76,8 @@ def compact(network: Any) -> Compaction:
     without a border.
 
     Args:
-      network: functional ``tf_keras`` model; it is left as it is. Layers other than Conv2D,
+      network: functional ``tf_keras`` model; it is left as it is. Models used as layers are
+        entered, their layers named by their paths. Layers other than Conv2D,
         Dense, BatchNormalization, ReLU, Activation, 2-D pooling, Flatten and Add keep their
         channels, and so does what they read.
 
@@ -94,6 +96,7 @@ def compact(network: Any) -> Compaction:
       >>> compact(network).widths["conv1"]
       (32, 16)
     """
+    network = flattened(network)
     channels = Channels(read_graph(network), InInference())
     channels.keep_one_of_each()
     return _rebuild(network, channels, fold=True)
@@ -120,6 +123,7 @@ def compact_for_training(
     Raises:
       UsageError: ``network`` is no functional model.
     """
+    network = flattened(network)
     channels = Channels(read_graph(network), ThroughoutTraining(masks, held))
     for node in reversed(channels.nodes):
         if node.sort == graph.READER:

@@ -79,7 +79,9 @@ def export_saved_model(
     path = Path(path)
     if path.exists() and any(path.iterdir()):
         raise FileExistsError(f"{path} is not empty")
-    half = [name for name, layer in named_layers(network).items() if layer.compute_dtype != "float32"]
+    half = [
+        name for name, layer in named_layers(network).items() if layer.compute_dtype != "float32"
+    ]
     if half:
         raise ValueError(f"layer {half[0]} computes in half precision; export a float32 copy")
     classes = network.output_shape[-1]

@@ -1,8 +1,8 @@
 """Networks from outside the package: any function of shape, classes and seed.
 
 ``(input_shape, num_classes, seed) -> tf_keras.Model``, float32 pixels (batch, height, width,
-channels) in [0, 1] in, logits (batch, classes) out, functional or sequential; models may be
-layers of it. Its initial
+channels) in [0, 1] in, logits (batch, classes) out, functional or sequential; models used as
+layers are entered. Its initial
 weights must be the seed's alone. It is called with ``depth``, ``width`` or
 ``width_multiplier`` as well where the user gives them.
 """
@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from tf_lottery.errors import UsageError
+from tf_lottery.flattening import flattened
 from tf_lottery.keras import keras, pinned
 from tf_lottery.models.layers import normalization
 from tf_lottery.nesting import named_layers
@@ -31,7 +32,7 @@ def custom_network(
     dtype_policy: str = "float32",
     most_weights: int | None = None,
 ) -> keras.Model:
-    """The function's network as the built-in ones are: normalised, float32 logits.
+    """The function's network as the built-in ones are: flat, normalised, float32 logits.
 
     Args:
       function: see above.
@@ -55,7 +56,7 @@ def custom_network(
         keras.backend.reset_uids()  # layers without a name are counted from the start
         network = function(shape, num_classes, seed, **given)
         _check(config.name, network, shape, num_classes)
-        plain = keras.Model(network.inputs, network.outputs)
+        plain = flattened(keras.Model(network.inputs, network.outputs))
         x = pixels = keras.Input(shape, name="pixels", dtype="float32")
         if mean is not None or std is not None:
             x = normalization(mean, std, channels=shape[2])(x)

@@ -115,9 +115,7 @@ class Layers:
         )(x)
 
     def flatten(self, x: Tensor) -> Tensor:
-        return keras.layers.Flatten(
-            data_format=_IMAGES, dtype=self.dtype_policy, name="flatten"
-        )(x)
+        return keras.layers.Flatten(data_format=_IMAGES, dtype=self.dtype_policy, name="flatten")(x)
 
     def add(self, x: Tensor, shortcut: Tensor, name: str) -> Tensor:
         return keras.layers.Add(dtype=self.dtype_policy, name=name)([x, shortcut])

@@ -147,11 +147,12 @@ class MaskedNetwork:
 
     def enforce(self) -> None:
         """Sets every pruned weight to exactly 0; runs eagerly and inside ``tf.function``."""
-        for variable, factor in zip(
-            self.network.trainable_variables, self.multipliers(), strict=True
-        ):
-            if factor is not None:
-                variable.assign(variable * factor)
+        layers = named_layers(self.network)
+        for name, kernel in self.kernels.items():  # of layers that are not trained too
+            kernel.assign(kernel * self.masks[name])
+        for (layer, part), factor in self.filters.items():
+            variable = getattr(layers[layer], part)
+            variable.assign(variable * factor)
 
     def is_dense(self) -> bool:
         """True while nothing is pruned."""
