@@ -67,3 +67,7 @@ class CollapseError(LotteryError):
 
 class LostWorkerError(LotteryError):
     """Another process of a training on several machines that ended or cannot be reached."""
+
+
+class FrozenError(LotteryError):
+    """What attacks differentiate in a network's place is another function; names the layer."""

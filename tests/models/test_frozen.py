@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from graphs import operations_behind
 
+import tf_lottery.models.frozen
+from tf_lottery.errors import FrozenError
 from tf_lottery.keras import keras, tf
 from tf_lottery.models import build_model
-from tf_lottery.models.frozen import frozen_logits
+from tf_lottery.models.frozen import frozen_layers, frozen_logits
+from tf_lottery.models.frozen_check import FrozenCheck
 
 NETWORKS = {
     "vgg": {"depth": 7, "width_multiplier": 0.1},
@@ -330,3 +333,183 @@ def test_dead_filters_stay_exactly_zero():
     features = frozen_logits(till_there)(images()).numpy()
     assert not features[..., [0, 3]].any()
     assert features[..., [1, 2, 4, 5]].any(axis=(0, 1, 2)).any()
+
+
+# --- what is not exactly known ----------------------------------------------------------
+
+
+class ScalingNorm(keras.layers.BatchNormalization):
+    def call(self, inputs, training=None, mask=None):
+        return super().call(3 * inputs, training=training)
+
+
+class Absolute(keras.layers.ReLU):
+    def call(self, inputs):
+        return tf.abs(inputs)
+
+
+class HalvingConv(keras.layers.Conv2D):
+    def call(self, inputs):
+        return super().call(inputs) / 2
+
+
+class Doubling(keras.Model):
+    """Functional, with a call of its own."""
+
+    def call(self, x, training=None, mask=None):
+        return 2 * super().call(x, training=training)
+
+
+def patched(layer, call):
+    layer.call = lambda x, **options: call(x)
+    return layer
+
+
+def sandwich(conv=None, norm=None, relu=None, model=keras.Model):
+    """Convolution, BatchNorm, ReLU, and BatchNorm before a ReLU; each may be another."""
+    layers = keras.layers
+    pixels = keras.Input((6, 6, 2))
+    x = (conv or layers.Conv2D(3, 3, name="conv"))(pixels)
+    x = (norm or layers.BatchNormalization(name="norm"))(x)
+    x = layers.Add()([x, x])
+    x = layers.BatchNormalization()(x)
+    x = layers.Flatten()((relu or layers.ReLU(name="relu"))(x))
+    return shaken(model(pixels, layers.Dense(3, name="logits")(x)))
+
+
+STRANGE = {
+    "norm subclass": lambda: sandwich(norm=ScalingNorm()),
+    "relu subclass": lambda: sandwich(relu=Absolute()),
+    "conv subclass": lambda: sandwich(conv=HalvingConv(3, 3)),
+    "call of the model": lambda: sandwich(model=Doubling),
+    "call of an instance": lambda: sandwich(
+        norm=patched(keras.layers.BatchNormalization(), tf.sin)
+    ),
+    "relu instance": lambda: sandwich(relu=patched(keras.layers.ReLU(), tf.abs)),
+    "synchronized": lambda: sandwich(norm=keras.layers.BatchNormalization(synchronized=True)),
+    "leaky": lambda: sandwich(relu=keras.layers.ReLU(negative_slope=0.2, threshold=0.1)),
+    "activation": lambda: sandwich(conv=keras.layers.Conv2D(3, 3, activation="tanh")),
+    "float64": lambda: sandwich(conv=keras.layers.Conv2D(3, 3, dtype="float64")),
+    "regularised": lambda: sandwich(
+        conv=keras.layers.Conv2D(3, 3, kernel_constraint="max_norm", activity_regularizer="l2")
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_what_is_not_exactly_known_is_called_as_it_is(name):
+    network = STRANGE[name]()
+    assert_same_function(network, images((6, 6, 2)))
+    FrozenCheck(network)(images((6, 6, 2)).numpy())
+
+
+def masked():
+    """What is 0 at the start of a sequence counts in no mean."""
+    layers = keras.layers
+    pixels = keras.Input((6, 6, 2))
+    x = layers.Reshape((6, 12))(pixels)
+    x = layers.Dense(4)(layers.Masking()(x))
+    return shaken(keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling1D()(x))))
+
+
+def dropped():
+    pixels = keras.Input((6, 6, 2))
+    x = keras.layers.Flatten()(keras.layers.BatchNormalization()(pixels, training=False))
+    return shaken(keras.Model(pixels, keras.layers.Dense(3)(x)))
+
+
+def shared():
+    """Layers that another model uses on images of another size."""
+    conv, norm = keras.layers.Conv2D(3, 3, padding="same"), keras.layers.BatchNormalization()
+    networks = []
+    for side in (2, 6):
+        pixels = keras.Input((side, side, 2))
+        x = keras.layers.GlobalAveragePooling2D()(norm(conv(pixels)))
+        networks.append(keras.Model(pixels, x))
+    return shaken(networks[1])
+
+
+@pytest.mark.parametrize("make", [masked, dropped, shared])
+def test_what_goes_beside_the_numbers_is_kept(make):
+    x = images((6, 6, 2)).numpy()
+    x[:, :2] = 0
+    assert_same_function(make(), tf.constant(x))
+
+
+def test_a_sequential_and_a_fitted_network_are_frozen_too():
+    layers = [
+        keras.layers.Conv2D(3, 3),
+        keras.layers.BatchNormalization(),
+        keras.layers.Flatten(),
+        keras.layers.Dense(2),
+    ]
+    network = keras.Sequential(layers)
+    assert frozen_layers(network) is None  # it knows no shape yet
+    network.compile("sgd", "mse")
+    network.fit(images((6, 6, 2)), tf.zeros((5, 2)), verbose=0)
+    assert_same_function(shaken(network), images((6, 6, 2)))
+    assert len(frozen_layers(network)) == 3
+
+
+# --- the guard --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_rounding_passes_the_check(name, policy):
+    network = shaken(build_model(name, SHAPE, 4, 0, dtype_policy=policy, **NETWORKS[name]))
+    FrozenCheck(network)(images().numpy())
+    FrozenCheck(network)(np.zeros((1, *SHAPE), np.float32))
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e4])
+def test_saturated_and_tiny_networks_pass_the_check(scale):
+    pixels = keras.Input((6, 6, 2))
+    x = keras.layers.BatchNormalization()(keras.layers.Conv2D(8, 3, name="conv")(pixels))
+    x = keras.layers.Flatten()(keras.layers.Activation("tanh")(x))
+    network = shaken(keras.Model(pixels, keras.layers.Dense(3)(x)))
+    conv = network.get_layer("conv")
+    conv.kernel.assign(conv.kernel * scale)
+    FrozenCheck(network)(images((6, 6, 2)).numpy())
+
+
+@pytest.mark.parametrize(
+    ("fold", "wrong", "layer"),
+    [
+        ("is_batch_norm", ScalingNorm, "odd"),
+        ("is_relu", Absolute, "odd"),
+    ],
+)
+def test_a_wrong_fold_stops_and_names_the_layer(monkeypatch, fold, wrong, layer):
+    """As it was before types were exact."""
+    parts = {"is_batch_norm": "norm", "is_relu": "relu"}
+    network = sandwich(**{parts[fold]: wrong(name=layer)})
+    exact = getattr(tf_lottery.models.frozen, fold)
+    monkeypatch.setattr(
+        tf_lottery.models.frozen,
+        fold,
+        lambda node: exact(node) or (node is not None and isinstance(node.layer, wrong)),
+    )
+    with pytest.raises(
+        FrozenError, match=f"layer '{layer}' \\({wrong.__name__}\\) outputs"
+    ) as raised:
+        FrozenCheck(network)(images((6, 6, 2)).numpy())
+    assert "\n" not in str(raised.value)
+
+
+def test_another_gradient_of_the_same_outputs_stops_too(monkeypatch):
+    """A straight-through estimator, taken for what it looks like from the front."""
+
+    class Straight(keras.layers.ReLU):
+        def call(self, inputs):
+            return inputs + tf.stop_gradient(tf.nn.relu(inputs) - inputs)
+
+    network = sandwich(relu=Straight(name="straight"))
+    exact = tf_lottery.models.frozen.is_relu
+    monkeypatch.setattr(
+        tf_lottery.models.frozen,
+        "is_relu",
+        lambda node: exact(node) or (node is not None and isinstance(node.layer, Straight)),
+    )
+    with pytest.raises(FrozenError, match="'straight' .Straight. input gradients differ"):
+        FrozenCheck(network)(images((6, 6, 2)).numpy())

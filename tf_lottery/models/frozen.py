@@ -21,9 +21,20 @@ Reference: Jacob et al. 2018, arXiv 1712.05877, section 3.2 (folding BatchNorm).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 from tf_lottery.keras import keras, tf
+from tf_lottery.models.plain_graph import (
+    Node,
+    compute_alike,
+    is_batch_norm,
+    is_linear,
+    is_own,
+    is_relu,
+    maker,
+    plain_nodes,
+)
 from tf_lottery.models.winograd import share_of_products, winograd_convolution
 from tf_lottery.type_aliases import LogitsFn, Tensor
 
@@ -71,7 +82,8 @@ def frozen_logits(network: keras.Model) -> LogitsFn:
     """``images -> logits`` with the weights that ``network`` has now.
 
     Call it where the weights are read once: in a training step, before the attack. Later
-    changes of the weights do not reach the function.
+    changes of the weights do not reach the function. ``frozen_check`` compares it with the
+    network.
 
     Args:
       network: any ``tf_keras`` model of one input and one output. One that is no plain
@@ -82,103 +94,85 @@ def frozen_logits(network: keras.Model) -> LogitsFn:
       float (batch, height, width, channels) -> what ``network(images, training=False)``
       gives, to float tolerance. Differentiable once, with respect to the images only.
     """
-    if not _is_plain_graph(network):
+    layers = frozen_layers(network)
+    if layers is None:
         return lambda images: network(images, training=False)
-    config = network.get_config()
-    sources = {entry["name"]: _sources(entry) for entry in config["layers"]}
-    readers: dict[str, list[str]] = {}
+    # A folded output is the last of a few layers'; that of the network may come before others.
+    (output,) = (layer.run for layer in layers if maker(layer.output) == maker(network.outputs[0]))
+    return output
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenLayer:
+    """A layer of a frozen network.
+
+    Attributes:
+      layer: of the network; the last one of those folded into one step.
+      output: symbolic, of that layer.
+      run: images -> what that layer gives.
+    """
+
+    layer: keras.layers.Layer
+    output: Tensor
+    run: LogitsFn
+
+
+@tf.autograph.experimental.do_not_convert
+def frozen_layers(network: keras.Model) -> list[FrozenLayer] | None:
+    """All steps of ``frozen_logits``; ``None`` where the network is called as it is."""
+    nodes = plain_nodes(network)
+    if nodes is None:
+        return None
+    sources = {name: [maker(tensor) for tensor in node.inputs] for name, node in nodes.items()}
+    readers: dict[str, list[Node]] = {}
     for name, inputs in sources.items():
         for source in inputs:
-            readers.setdefault(source, []).append(name)
-    last = config["output_layers"][0][0]
+            readers.setdefault(source, []).append(nodes[name])
+    last = maker(network.outputs[0])
 
     steps: list[tuple[str, _Step]] = []
     renamed: dict[str, str] = {}  # a folded layer -> the layer that gives its output
-    for layer in network.layers:
-        inputs = [renamed.get(source, source) for source in sources[layer.name]]
-        if not inputs or layer.name in renamed:
+    for name, node in nodes.items():
+        inputs = [renamed.get(source, source) for source in sources[name]]
+        if name in renamed:
             continue
-        follower = _only_reader(network, readers, layer.name, last)
-        if follower is not None and _is_linear(layer) and _is_plain_batch_norm(follower):
-            steps.append((layer.name, _folded(layer, follower, inputs[0])))
-            renamed[follower.name] = layer.name
-        elif _is_plain_batch_norm(layer):
-            relu = follower if _is_plain_relu(follower) else None
-            steps.append((layer.name, _scaled(layer, inputs[0], relu is not None)))
+        follower = _only_reader(readers, name, last)
+        if is_linear(node) and is_batch_norm(follower) and compute_alike(node, follower):
+            steps.append((name, _folded(node, follower.layer, inputs[0])))
+            renamed[follower.layer.name] = name
+        elif is_batch_norm(node):
+            relu = follower if is_relu(follower) and compute_alike(node, follower) else None
+            steps.append((name, _scaled(node.layer, inputs[0], relu is not None)))
             if relu is not None:
-                renamed[relu.name] = layer.name
-        elif _is_linear(layer) and _has_few_products(layer):
-            steps.append((layer.name, _folded(layer, None, inputs[0])))
+                renamed[relu.layer.name] = name
+        elif is_linear(node) and _has_few_products(node):
+            steps.append((name, _folded(node, None, inputs[0])))
         else:
-            steps.append((layer.name, _called(layer, inputs)))
-    (pixels,) = [layer.name for layer in network.layers if not sources[layer.name]]
-    output = renamed.get(last, last)
+            steps.append((name, _called(node, inputs)))
+    pixels = maker(network.inputs[0])
 
-    def logits_fn(images: Tensor) -> Tensor:
-        values = {pixels: _Output(images)}
-        for name, step in steps:
-            values[name] = step(values)
-        return values[output].images
+    def running(stop: int) -> LogitsFn:
+        def run(images: Tensor) -> Tensor:
+            values = {pixels: _Output(images)}
+            for name, step in steps[:stop]:
+                values[name] = step(values)
+            return values[steps[stop - 1][0]].images
 
-    return logits_fn
+        return run
 
-
-def _is_plain_graph(network: keras.Model) -> bool:
-    """Whether every layer but the input is called once, on outputs of other layers."""
-    if not getattr(network, "_is_graph_network", False):
-        return False
-    if len(network.inputs) != 1 or len(network.outputs) != 1:
-        return False
-    nodes = [entry["inbound_nodes"] for entry in network.get_config()["layers"]]
-    return all(len(calls) <= 1 and _only_tensors(calls) for calls in nodes)
+    ends = {name: nodes[name] for name in nodes}
+    for folded, name in renamed.items():
+        ends[name] = nodes[folded]
+    return [
+        FrozenLayer(ends[name].layer, ends[name].output, running(number))
+        for number, (name, _) in enumerate(steps, 1)
+    ]
 
 
-def _only_tensors(nodes: list) -> bool:
-    """Whether a call takes first outputs of layers alone, no constants and no options."""
-    return all(
-        len(source) == 4 and source[1:3] == [0, 0] and not source[3]
-        for node in nodes
-        for source in node
-    )
-
-
-def _sources(entry: dict) -> list[str]:
-    """Names of the layers that a layer reads, from its entry in a model's config."""
-    return [source for node in entry["inbound_nodes"] for source, *_ in node]
-
-
-def _only_reader(
-    network: keras.Model, readers: dict[str, list[str]], name: str, last: str
-) -> keras.layers.Layer | None:
+def _only_reader(readers: dict[str, list[Node]], name: str, last: str) -> Node | None:
     """The layer that reads the output of ``name``, if nobody else does."""
-    names = readers.get(name, [])
-    return network.get_layer(names[0]) if len(names) == 1 and name != last else None
-
-
-def _is_linear(layer: keras.layers.Layer) -> bool:
-    """Conv2D or Dense without an activation, channels last."""
-    return (
-        type(layer) in (keras.layers.Conv2D, keras.layers.Dense)
-        and layer.activation is keras.activations.linear
-        and getattr(layer, "data_format", "channels_last") == "channels_last"
-        and getattr(layer, "groups", 1) == 1
-    )
-
-
-def _is_plain_batch_norm(layer: keras.layers.Layer | None) -> bool:
-    """BatchNorm over the last axis."""
-    if not isinstance(layer, keras.layers.BatchNormalization):
-        return False
-    return list(layer.axis) == [layer.input_spec.ndim - 1]
-
-
-def _is_plain_relu(layer: keras.layers.Layer | None) -> bool:
-    return (
-        isinstance(layer, keras.layers.ReLU)
-        and layer.max_value is None
-        and not layer.negative_slope
-        and not layer.threshold
-    )
+    found = readers.get(name, [])
+    return found[0] if len(found) == 1 and name != last else None
 
 
 def _scale_and_shift(layer: keras.layers.BatchNormalization) -> tuple[Tensor, Tensor]:
@@ -190,7 +184,8 @@ def _scale_and_shift(layer: keras.layers.BatchNormalization) -> tuple[Tensor, Te
     return scale, shift if layer.beta is None else shift + layer.beta
 
 
-def _folded(layer, batch_norm: keras.layers.BatchNormalization | None, source: str) -> _Step:
+def _folded(node: Node, batch_norm: keras.layers.BatchNormalization | None, source: str) -> _Step:
+    layer = node.layer
     kernel, bias = layer.kernel, layer.bias
     if batch_norm is not None:
         scale, shift = _scale_and_shift(batch_norm)
@@ -204,11 +199,11 @@ def _folded(layer, batch_norm: keras.layers.BatchNormalization | None, source: s
         y = linear(tf.cast(x, layer.compute_dtype))
         return y if bias is None else tf.nn.bias_add(y, bias)
 
-    if _has_few_products(layer):
-        few = winograd_convolution(kernel, *layer.input_shape[1:3])
+    if _has_few_products(node):
+        few = winograd_convolution(kernel, *node.input_shape[1:3])
         return lambda values: _Output(biased(few, values[source].positions), True)
     if isinstance(layer, keras.layers.Conv2D):
-        linear = _convolution(layer, kernel)
+        linear = _convolution(node, kernel)
     else:
         linear = _multiplying(kernel)
     return lambda values: _Output(biased(linear, values[source].images))
@@ -234,10 +229,10 @@ def _multiplying(kernel: Tensor) -> _Linear:
     return lambda x: tf.tensordot(x, kernel, 1) if x.shape.rank > 2 else x @ kernel
 
 
-def _convolution(layer: keras.layers.Conv2D, kernel: Tensor) -> _Linear:
-    if _sees_all(layer):
-        return _seeing_all(layer, kernel)
-    return _convolving(layer, kernel)
+def _convolution(node: Node, kernel: Tensor) -> _Linear:
+    if _sees_all(node):
+        return _seeing_all(node, kernel)
+    return _convolving(node.layer, kernel)
 
 
 def _convolving(layer: keras.layers.Conv2D, kernel: Tensor) -> _Linear:
@@ -251,14 +246,15 @@ def _keeps_size(layer: keras.layers.Conv2D) -> bool:
     )
 
 
-def _has_few_products(layer: keras.layers.Layer) -> bool:
+def _has_few_products(node: Node) -> bool:
     """Whether Winograd's convolution pays.
 
     Half precision would lose more by it, and accelerators' libraries choose for themselves.
     """
+    layer = node.layer
     if not isinstance(layer, keras.layers.Conv2D) or not _keeps_size(layer):
         return False
-    _, height, width, channels = layer.input_shape
+    _, height, width, channels = node.input_shape
     return (
         tuple(layer.kernel_size) == (3, 3)
         and layer.compute_dtype == "float32"
@@ -270,21 +266,23 @@ def _has_few_products(layer: keras.layers.Layer) -> bool:
     )
 
 
-def _sees_all(layer: keras.layers.Conv2D) -> bool:
+def _sees_all(node: Node) -> bool:
     """Whether every position of a convolution that keeps the map's size sees the whole map."""
+    layer = node.layer
     return _keeps_size(layer) and all(
         kernel % 2 == 1 and size is not None and size <= kernel // 2 + 1
-        for kernel, size in zip(layer.kernel_size, layer.input_shape[1:3], strict=True)
+        for kernel, size in zip(layer.kernel_size, node.input_shape[1:3], strict=True)
     )
 
 
-def _seeing_all(layer: keras.layers.Conv2D, kernel: Tensor) -> _Linear:
+def _seeing_all(node: Node, kernel: Tensor) -> _Linear:
     """The convolution as a product with a (outputs, inputs) matrix.
 
     The weight between two positions is the kernel at their distance, and every distance on
     the map is in the kernel.
     """
-    height, width, channels = layer.input_shape[1:]
+    layer = node.layer
+    height, width, channels = node.input_shape[1:]
     top, left = layer.kernel_size[0] // 2, layer.kernel_size[1] // 2
     kernel = tf.transpose(kernel, (3, 0, 1, 2))
     seen = [
@@ -316,10 +314,10 @@ def _scaled(layer: keras.layers.BatchNormalization, source: str, relu: bool) -> 
     return _in_place(normalise, [source])
 
 
-def _called(layer: keras.layers.Layer, sources: list[str]) -> _Step:
+def _called(node: Node, sources: list[str]) -> _Step:
     def call(*inputs: Tensor) -> Tensor:
-        return layer(list(inputs) if len(inputs) > 1 else inputs[0], training=False)
+        return node.layer(list(inputs) if node.listed else inputs[0], training=False)
 
-    if type(layer) in _PLACE_BY_PLACE:
+    if type(node.layer) in _PLACE_BY_PLACE and is_own(node.layer):
         return _in_place(call, sources)
     return lambda values: _Output(call(*(values[source].images for source in sources)))
