@@ -121,6 +121,11 @@ def _evaluate(command: Command) -> int:
     allow(config.model.name)
     models = load_models(given)
     for model in models:
+        if model.dataset not in (None, config.data.name):
+            print(
+                f"note: {model.name} was trained on {model.dataset} and is evaluated on "
+                f"{config.data.name}; --dataset changes that"
+            )
         trained = model.training_eps
         if trained is not None and not math.isclose(trained, analysis.eps, rel_tol=1e-6):
             print(

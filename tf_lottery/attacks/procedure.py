@@ -196,9 +196,9 @@ def checked(x: Tensor, y: Tensor, seed: Tensor | int) -> tuple[Tensor, Tensor, T
 
 
 def is_wrong(logits: Tensor, y: Tensor) -> Tensor:
-    """bool (batch,): another class than ``y`` has the largest logit, or a logit is NaN."""
+    """bool (batch,): another class than ``y`` has the largest logit, or one is not finite."""
     other = tf.argmax(logits, axis=-1, output_type=tf.int32) != y
-    return other | tf.reduce_any(tf.math.is_nan(logits), axis=-1)
+    return other | tf.reduce_any(~tf.math.is_finite(logits), axis=-1)
 
 
 def value_and_gradient(

@@ -6,8 +6,17 @@ clean image lies in the eps-ball too. (Published tables often count the attacked
 image alone, which can only be higher.)
 """
 
+from tf_lottery.evaluation.cautions import RobustnessWarning
 from tf_lottery.evaluation.checkpoint import Checkpoint
-from tf_lottery.evaluation.evaluator import Evaluation, Evaluator, evaluate
+from tf_lottery.evaluation.evaluator import Evaluator, evaluate
 from tf_lottery.evaluation.models import logits_function
+from tf_lottery.evaluation.result import Evaluation
 
-__all__ = ["Checkpoint", "Evaluation", "Evaluator", "evaluate", "logits_function"]
+__all__ = [
+    "Checkpoint",
+    "Evaluation",
+    "Evaluator",
+    "RobustnessWarning",
+    "evaluate",
+    "logits_function",
+]

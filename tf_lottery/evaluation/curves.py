@@ -10,6 +10,7 @@ import numpy as np
 
 from tf_lottery.attacks import make_procedure
 from tf_lottery.attacks.procedure import is_wrong
+from tf_lottery.evaluation.cautions import more_than_chance
 from tf_lottery.evaluation.evaluator import Evaluator
 from tf_lottery.evaluation.packing import packed, unit_pixels
 from tf_lottery.keras import tf
@@ -18,7 +19,6 @@ from tf_lottery.options.settings import AttackConfig
 MULTIPLES = (0, 0.25, 0.5, 0.75, 1, 1.5, 2, 4)  # of the reference eps
 STEPS = (1, 2, 5, 10, 20, 50, 100)
 _TOLERANCE = 0.01  # a rise of more than this share of the images is no rounding
-_FEW = 2.5  # images, nor is one of more than so many
 
 
 def eps_curve(
@@ -95,11 +95,6 @@ def steps_curve(
         found.append(flags[:, : rows.stop - rows.start])
     flags = np.concatenate(found, axis=1)
     return list(STEPS), [float(share) for share in (flags[1:] & flags[0]).mean(axis=1)]
-
-
-def more_than_chance(share: float, images: int) -> float:
-    """``share``, or that of two and a half images if it is larger."""
-    return max(share, _FEW / images)
 
 
 def rises(values: Sequence[float], accuracy: Sequence[float], images: int) -> list[list[float]]:

@@ -5,20 +5,25 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from tf_lottery.evaluation.checkpoint import Checkpoint, Progress
-from tf_lottery.evaluation.models import (
-    freezer,
-    full_float32,
-    logits_function,
-    predicted_classes,
+from tf_lottery.errors import UsageError
+from tf_lottery.evaluation.cautions import (
+    PROBED,
+    Probe,
+    RobustnessWarning,
+    at_chance,
+    blind_beats_gradient,
 )
+from tf_lottery.evaluation.checkpoint import Checkpoint, Progress
+from tf_lottery.evaluation.description import describe
+from tf_lottery.evaluation.models import Freezer, full_float32, predicted_classes
 from tf_lottery.evaluation.packing import (
     Cursor,
     PackedAttack,
@@ -27,73 +32,25 @@ from tf_lottery.evaluation.packing import (
     packed,
     unit_pixels,
 )
+from tf_lottery.evaluation.result import Evaluation, result_of
 from tf_lottery.keras import tf
 from tf_lottery.options.attacks import default_eps
 from tf_lottery.options.checks import at_least
 from tf_lottery.options.settings import AttackConfig, attack_from_name, settings
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Accuracies as fractions of 1, with the flags they are means of.
-
-    Attributes:
-      natural: clean accuracy.
-      robust: accuracy by attack name.
-      labels: int (n,).
-      clean_predictions: int (n,).
-      predictions: by attack name, int (n,): the class of the attacked image. Images
-        that are wrong clean are not attacked.
-      correct: bool (n,): clean image classified correctly.
-      survived: by attack name, bool (n,): correct clean and under that attack.
-      seconds: by attack name and for ``natural``.
-      distances: by attack name, float32 (n,): length of the perturbation that broke an
-        image; 0 where it is wrong clean, NaN where it survived. An image leaves with the
-        first perturbation inside the ball, which for ``fab`` and ``cw_l2`` is not the
-        smallest they could find: ``make_attack`` gives that.
-      broken_by: by attack name, (n,) names of the part of a suite that broke an image;
-        ``clean`` where it is wrong already, empty where it survived.
-      passes: by attack name, then by part: images passed forward and back, seconds.
-    """
-
-    natural: float
-    robust: dict[str, float]
-    labels: np.ndarray
-    clean_predictions: np.ndarray
-    predictions: dict[str, np.ndarray]
-    correct: np.ndarray
-    survived: dict[str, np.ndarray]
-    seconds: dict[str, float] = field(default_factory=dict)
-    distances: dict[str, np.ndarray] = field(default_factory=dict)
-    broken_by: dict[str, np.ndarray] = field(default_factory=dict)
-    passes: dict[str, dict[str, Passes]] = field(default_factory=dict)
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The examples as arrays for ``weights.write_arrays``, one entry an image.
-
-        ``label``, ``clean_prediction``, and for each attack ``prediction_<attack>``,
-        ``distance_<attack>`` and ``broken_by_<attack>``.
-        """
-        arrays = {"label": self.labels, "clean_prediction": self.clean_predictions}
-        for name in self.robust:
-            arrays[f"prediction_{name}"] = self.predictions[name]
-            arrays[f"distance_{name}"] = self.distances[name]
-            arrays[f"broken_by_{name}"] = self.broken_by[name]
-        return arrays
-
-
 class Evaluator:
     """Compiled attacks on one model; call it again after changing the model's weights.
 
     Args:
-      model: see ``logits_function``; it must take batches of any size.
+      model: see ``description.describe``.
       attacks: configs, with distinct names.
       batch_size: images of a full batch. Surviving images are packed into full batches;
         the few sizes of the rest are rounded up, and nothing is traced twice.
       jit_compile: XLA for the attacks (for accelerators).
 
     Raises:
-      ValueError: two attacks of one name, or a model ``logits_function`` refuses.
+      ValueError: two attacks of one name, or a model ``describe`` refuses.
       UsageError: ``batch_size`` is below 1.
     """
 
@@ -104,8 +61,8 @@ class Evaluator:
         batch_size: int = 250,
         jit_compile: bool = False,
     ):
-        self._logits_fn = logits_function(model)
-        self._freeze = freezer(model)
+        self._described = describe(model)
+        self._freeze = Freezer(self._described)
         at_least(1)("batch_size", batch_size)
         self._batch_size = batch_size
         self._jit_compile = jit_compile
@@ -115,6 +72,7 @@ class Evaluator:
         if twice:
             raise ValueError(f"two attacks are named {', '.join(sorted(twice))}")
         self._logits: Callable | None = None
+        self._probe: Probe | None = None
         self._packed: dict[AttackConfig, PackedAttack] = {}
         self._shape: tuple[int, ...] = ()
 
@@ -140,12 +98,15 @@ class Evaluator:
             was interrupted goes on from there.
           identity: JSON that tells this model and these images from others; a checkpoint
             of another evaluation is refused.
-          announce: told in a line of each attack, or part of a suite, that has ended.
+          announce: told in a line of each attack, or part of a suite, that has ended, and
+            of each of the ``warnings``.
 
         Raises:
           ValueError: no images, unequal lengths, pixels outside [0, 1], labels that are
-            no class of the model, outputs that are not (batch, classes), NaN for a clean
-            image. (NaN for an attacked image counts as broken, with prediction -1.)
+            no class of the model, outputs that are not (batch, classes), NaN or infinity
+            for a clean image. (For an attacked image they count as broken, with
+            prediction -1.)
+          FrozenError: attacks would differentiate another function.
           StoreError: the checkpoint is damaged or of another evaluation.
         """
         x, y = _checked(x, y)
@@ -157,16 +118,15 @@ class Evaluator:
         began = time.perf_counter()
         clean, outputs = self._predict(x)
         clean_passes = Passes(time.perf_counter() - began, len(y))
-        if y.max() >= outputs.shape[-1]:
-            raise ValueError(f"label {y.max()} for a model of {outputs.shape[-1]} classes")
+        classes = outputs.shape[-1]
+        if y.max() >= classes:
+            raise ValueError(f"label {y.max()} for a model of {classes} classes")
         if (clean < 0).any():
-            raise ValueError(f"the model gives NaN for {(clean < 0).sum()} of the clean images")
-        if self._attacks and sums_to_one(outputs):
-            warnings.warn(
-                "the model's outputs look like probabilities: attacks need logits, "
-                "after a softmax their gradients vanish and robustness is overstated",
-                stacklevel=2,
+            raise ValueError(
+                f"the model gives infinity or NaN for {(clean < 0).sum()} of the clean images"
             )
+        warned = _Warned(announce)
+        warned(self._before(x, y, clean, classes))
         who = {
             "model": dict(identity or {}),
             "attacks": [settings(attack) for attack in self._attacks],
@@ -179,27 +139,48 @@ class Evaluator:
         run = _Run(x, y, seed, known, progress, checkpoint, who, announce)
         for number, config in enumerate(self._attacks):
             if number >= known.attack:
-                self._attack(run, config, outputs.shape[-1])
-        return _evaluation(y, known, self._attacks)
+                self._attack(run, config, classes)
+        found = result_of(y, known, self._attacks)
+        warned(blind_beats_gradient(self._attacks, found.survived, found.broken_by))
+        return replace(found, warnings=tuple(warned.lines))
 
     def _compile(self, image_shape: tuple[int, ...]) -> None:
         if self._shape == image_shape:
             return
+        self._described.check(image_shape)
         spec = tf.TensorSpec([None, *image_shape], tf.float32)
-        self._shape, self._packed = image_shape, {}
+        self._shape, self._packed, self._probe = image_shape, {}, None
         # Clean and attacked images are judged by this one function.
-        self._logits = tf.function(self._logits_fn, input_signature=[spec])
+        self._logits = tf.function(self._described.logits, input_signature=[spec])
 
-    def _predict(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Classes of all images, and the logits of the first batch."""
+    def _before(self, x, y, clean: np.ndarray, classes: int) -> Iterator[str]:
+        """What is looked at, and to be warned of, before any attack."""
+
+        def brighter() -> float:
+            return float((self._predict(x, 255)[0] == y).mean())
+
+        yield from at_chance(clean, y, classes, brighter)
+        if not self._attacks:
+            return
+        first = unit_pixels(x[:PROBED])
+        self._freeze.check(first)
+        assert self._logits is not None
+        self._probe = self._probe or Probe(self._logits, self._shape)
+        yield from self._probe(first, y[:PROBED])
+
+    def _predict(self, x: np.ndarray, white: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Classes of all images, and the logits of the first batch; pixels in [0, white]."""
         assert self._logits is not None
         found, first = [], None
         for rows, size in packed(len(x), self._batch_size):
-            images = unit_pixels(x[rows])
+            images = unit_pixels(x[rows]) * np.float32(white)
             count = len(images)
             if count < size:
                 images = np.concatenate([images, np.repeat(images[-1:], size - count, axis=0)])
-            logits = np.asarray(self._logits(images))[:count]
+            logits = np.asarray(self._logits(images))
+            if len(logits) != size:
+                raise ValueError(f"the model gives {len(logits)} rows of logits for {size} images")
+            logits = logits[:count]
             first = logits if first is None else first
             found.append(predicted_classes(logits))
         assert first is not None
@@ -245,6 +226,20 @@ class Evaluator:
             run.finished(label, verdicts, used)
         known.attack, known.part = known.attack + 1, 0
         run.save()
+
+
+class _Warned:
+    """Sentences of warning, each told once."""
+
+    def __init__(self, announce: Callable[[str], None] | None):
+        self.lines: list[str] = []
+        self._announce = announce
+
+    def __call__(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.lines.append(line)
+            if self._announce is not None:
+                self._announce(f"warning: {line}")
 
 
 @dataclass
@@ -307,42 +302,14 @@ class _Bar:
             self._run.save()
 
 
-def _evaluation(y: np.ndarray, known: Progress, attacks: Sequence[AttackConfig]) -> Evaluation:
-    correct = known.clean == y
-    broken_by = {}
-    for config in attacks:
-        names = np.array([part.name for part in config.components] + [""])
-        by = names[known.verdicts[config.name].broken_by]  # -1 is the empty one
-        broken_by[config.name] = np.where(correct, by, "clean")
-    verdicts = {config.name: known.verdicts[config.name] for config in attacks}
-    seconds = {
-        name: sum(part.seconds for part in parts.values()) for name, parts in known.passes.items()
-    }
-    return Evaluation(
-        natural=float(correct.mean()),
-        robust={name: float(found.standing.mean()) for name, found in verdicts.items()},
-        labels=y,
-        clean_predictions=known.clean,
-        predictions={
-            name: np.where(found.standing, y, found.prediction) for name, found in verdicts.items()
-        },
-        correct=correct,
-        survived={name: found.standing for name, found in verdicts.items()},
-        seconds={"natural": known.clean_passes.seconds, **seconds},
-        distances={name: found.distance for name, found in verdicts.items()},
-        broken_by=broken_by,
-        passes={"natural": {"natural": known.clean_passes}, **known.passes},
-    )
-
-
 def evaluate(
     model: Any,
     x: np.ndarray,
     y: np.ndarray,
-    attacks: Sequence[str | AttackConfig] = ("pgd20",),
+    attacks: str | AttackConfig | Sequence[str | AttackConfig] = ("pgd20",),
     *,
-    eps: float | None = None,
-    step_size: float | None = None,
+    eps: float | str | None = None,
+    step_size: float | str | None = None,
     random_start: bool = True,
     restarts: int = 1,
     norm: str = "linf",
@@ -353,12 +320,15 @@ def evaluate(
     """Clean accuracy and accuracy under each attack.
 
     Args:
-      model: a Keras model of either version, a loaded SavedModel, or ``images -> logits``.
+      model: a Keras model of either version, a loaded SavedModel, or ``images -> logits``;
+        see ``description.describe``.
       x: (n, h, w, c), uint8 in [0, 255] or float in [0, 1].
       y: int labels (n,).
-      attacks: ``AttackConfig`` or names (``fgsm``, ``pgd20``, ``autoattack``, ...); the next
-        five arguments fill in the names (see ``settings.attack_from_name``).
-      eps: radius on [0, 1] pixels; ``None`` means 8/255 for l_inf and 0.5 for l_2.
+      attacks: ``AttackConfig`` or names (``fgsm``, ``pgd20``, ``autoattack``, ...), one or
+        some, with commas between them in one string; the next five arguments fill in the
+        names (see ``settings.attack_from_name``).
+      eps: radius on [0, 1] pixels, also as "8/255"; ``None`` means 8/255 for l_inf and 0.5
+        for l_2.
       step_size: ``None`` means eps / 4, for MIM eps divided by its steps.
       random_start: start at a random point of the ball.
       restarts: the worst of so many tries counts.
@@ -373,10 +343,12 @@ def evaluate(
     Raises:
       UsageError: unknown attack or bad setting.
       ValueError: no images, unequal lengths, pixels outside [0, 1], labels that are no
-        class of the model, attacks of one name, half precision.
+        class of the model, attacks of one name, half precision, a model that is not one of
+        float images and logits.
+      FrozenError: attacks would differentiate another function than the model.
 
     Warns:
-      UserWarning: the model gives probabilities instead of logits.
+      RobustnessWarning: for each of the result's ``warnings``.
 
     Example:
       >>> import numpy as np
@@ -385,20 +357,36 @@ def evaluate(
       >>> evaluate(constant, images, np.array([1, 1, 0, 2]), attacks=[]).natural
       0.5
     """
-    if eps is None:
-        eps = default_eps(norm)
-    configs = [
-        attack
-        if isinstance(attack, AttackConfig)
-        else attack_from_name(attack, eps, step_size, random_start, restarts, norm)
-        for attack in attacks
-    ]
-    return Evaluator(model, configs, batch_size)(x, y, seed, progress)
+    try:
+        configs = list(_configs(attacks, eps, step_size, random_start, restarts, norm))
+    except UsageError as error:  # which speaks of flags
+        raise UsageError(str(error).removeprefix("--"), error.flag) from None
+    found = Evaluator(model, configs, batch_size)(x, y, seed, progress)
+    for line in found.warnings:
+        warnings.warn(line, RobustnessWarning, stacklevel=2)
+    return found
 
 
-def sums_to_one(outputs: np.ndarray) -> bool:
-    """Whether all outputs (n, classes) look like probabilities."""
-    return bool(np.all(outputs >= 0) and np.allclose(outputs.sum(axis=-1), 1, atol=1e-3))
+def _configs(attacks, eps, step_size, random_start, restarts, norm: str) -> Iterator[AttackConfig]:
+    """The attacks that ``evaluate`` was given."""
+    if isinstance(attacks, str):
+        attacks = attacks.split(",")
+    elif isinstance(attacks, AttackConfig):
+        attacks = [attacks]
+    eps = default_eps(norm) if eps is None else _number("eps", eps)
+    step_size = None if step_size is None else _number("step_size", step_size)
+    for attack in attacks:
+        if isinstance(attack, AttackConfig):
+            yield attack
+        else:
+            yield attack_from_name(attack.strip(), eps, step_size, random_start, restarts, norm)
+
+
+def _number(name: str, value: float | str) -> float:
+    try:
+        return float(Fraction(value)) if isinstance(value, str) else float(value)
+    except (TypeError, ValueError, ZeroDivisionError):
+        raise UsageError.bad_value(name, value, "a number such as 0.03 or 8/255") from None
 
 
 def _checked(x, y) -> tuple[np.ndarray, np.ndarray]:

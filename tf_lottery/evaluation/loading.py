@@ -1,4 +1,4 @@
-"""Models from files: tickets, training stages, SavedModels, ``.keras`` files, whole runs."""
+"""Models from files: tickets, training stages, SavedModels, files of Keras, whole runs."""
 
 from __future__ import annotations
 
@@ -13,15 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from tf_lottery import files, weights
 from tf_lottery.engine.store import has_own_digest, verify
 from tf_lottery.errors import StoreError, UsageError
+from tf_lottery.evaluation.description import image_shape
 from tf_lottery.keras import tf
 from tf_lottery.models.spec import NetworkSpec
 from tf_lottery.pruning.masks import load_network, prunable_kernels
 from tf_lottery.tickets import Ticket
+
+_KERAS_FILES = (".keras", ".h5", ".hdf5")
 
 # What says what a model computes, in the directory of a SavedModel, ticket or stage.
 _CONTENT = frozenset(
@@ -120,7 +124,7 @@ def load_models(given: Sequence[str | Path]) -> list[LoadedModel]:
 def _distinct_names(paths: Sequence[Path]) -> list[str]:
     """Each path's last parts, as few as tell all apart."""
     whole = [path.resolve().parts[1:] for path in paths]
-    short = [(*parts[:-1], parts[-1].removesuffix(".keras")) for parts in whole]
+    short = [(*parts[:-1], _stem(parts[-1])) for parts in whole]
     for parts in (short, whole):  # a file a.keras may lie beside a directory a
         for count in range(1, max(map(len, parts)) + 1):
             names = ["-".join(p[-count:]) for p in parts]
@@ -129,12 +133,18 @@ def _distinct_names(paths: Sequence[Path]) -> list[str]:
     raise AssertionError("two equal paths")
 
 
+def _stem(name: str) -> str:
+    """A file's name without the suffix of a file of Keras; others may be part of a name."""
+    path = Path(name)
+    return path.stem if path.suffix in _KERAS_FILES else name
+
+
 def load_model(path: str | Path) -> LoadedModel:
     """Reads a model of any of the kinds above, told apart by the files present.
 
     Raises:
       UsageError: the path does not exist or holds nothing known.
-      StoreError: a damaged training stage, SavedModel or ``.keras`` file.
+      StoreError: a damaged training stage, SavedModel or file of Keras.
     """
     path = Path(path)
     if not path.exists():
@@ -146,20 +156,18 @@ def load_model(path: str | Path) -> LoadedModel:
         read = _from_stage
     elif (path / "saved_model.pb").is_file():
         read = _from_saved_model
-    elif path.is_file() and path.suffix == ".keras":
+    elif path.is_file() and path.suffix in _KERAS_FILES:
         read = _from_keras_file
     if read is None:
         raise UsageError.bad_value(
             "model_path",
             str(path),
             "a SavedModel directory (saved_model.pb), a ticket (ticket.json), a finished training "
-            "stage of a store (manifest.json), a .keras file, or, to evaluate, a run's work "
+            "stage of a store (manifest.json), a .keras or .h5 file, or, to evaluate, a run's work "
             "directory (results.json)",
         )
     loaded = read(path)
-    return dataclasses.replace(
-        loaded, name=path.resolve().name.removesuffix(".keras"), digest=_digest(path)
-    )
+    return dataclasses.replace(loaded, name=_stem(path.resolve().name), digest=_digest(path))
 
 
 def _digest(path: Path) -> str:
@@ -176,23 +184,41 @@ def _digest(path: Path) -> str:
 
 def _from_keras_file(path: Path) -> LoadedModel:
     try:
-        with zipfile.ZipFile(path) as archive:
-            version = json.loads(archive.read("metadata.json"))["keras_version"]
+        version = _keras_version(path)
         if version.startswith("2."):
             network = load_network(files.plain_name(path))
-            return LoadedModel(
-                network, f"Keras model {path}", tuple(network.input_shape[1:]), network, {}
-            )
+            return LoadedModel(network, f"Keras model {path}", image_shape(network), network, {})
         network = _keras_3().saving.load_model(
             files.plain_name(path), compile=False, safe_mode=True
         )
-        shape = tuple(network.input_shape[1:])
-        return LoadedModel(network, f"Keras {version} model {path}", shape)
+        return LoadedModel(network, f"Keras {version} model {path}", image_shape(network))
     except StoreError:
         raise
     except Exception as error:  # Keras raises whatever the file's parts raise
         reason = " ".join(str(error).split())[:300]
         raise StoreError(f"--model_path: {path} cannot be loaded: {reason}") from error
+
+
+def _keras_version(path: Path) -> str:
+    """Which Keras wrote a file.
+
+    Raises:
+      StoreError: an HDF5 file without a model, or with Python code in it.
+    """
+    if path.suffix == ".keras":
+        with zipfile.ZipFile(path) as archive:
+            return json.loads(archive.read("metadata.json"))["keras_version"]
+    with h5py.File(path, "r") as file:
+        config = file.attrs.get("model_config")
+        if config is None:
+            raise StoreError(f"--model_path: {path} holds weights alone, no model; save the model")
+        # No safe mode keeps the code in such a file from running.
+        if '"class_name": "Lambda"' in str(config):
+            raise StoreError(
+                f"--model_path: {path} holds a Lambda layer, whose Python code would be run; "
+                "save the model without it"
+            )
+        return str(file.attrs.get("keras_version", "2."))
 
 
 def _keras_3() -> Any:
@@ -249,19 +275,13 @@ def _from_saved_model(path: Path) -> LoadedModel:
         model = tf.saved_model.load(files.plain_name(path))
     except Exception as error:  # TensorFlow raises many kinds for damaged files
         raise StoreError(f"--model_path: {path} cannot be loaded: {error}") from error
-    signature = model.signatures.get("serving_default")
-    shape: tuple = (None, None, None)
-    if signature is not None:
-        inputs = list(signature.structured_input_signature[1].values())
-        if len(inputs) == 1 and inputs[0].shape.rank == 4:
-            shape = tuple(inputs[0].shape[1:])
     metadata = None
     if (path / "metadata.json").is_file():
         try:
             metadata = json.loads((path / "metadata.json").read_bytes())
         except ValueError as error:
             raise StoreError(f"--model_path: {path}/metadata.json is damaged: {error}") from None
-    return LoadedModel(model, f"SavedModel {path}", shape, metadata=metadata)
+    return LoadedModel(model, f"SavedModel {path}", image_shape(model), metadata=metadata)
 
 
 def sparsity(network: Any) -> float | None:

@@ -3,64 +3,65 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from tf_lottery.keras import executed_as_graphs, keras, refuse_scopes, tf
+from tf_lottery.evaluation.description import Description, describe
+from tf_lottery.keras import executed_as_graphs, refuse_scopes, tf
 from tf_lottery.models.frozen import frozen_logits
+from tf_lottery.models.frozen_check import FrozenCheck
 from tf_lottery.type_aliases import LogitsFn
-
-_HALF = ("float16", "bfloat16")
 
 
 def logits_function(model: Any) -> LogitsFn:
-    """An inference-mode ``images -> float32 logits`` function of a model.
-
-    Args:
-      model: a ``tf_keras`` model or one of Keras 3 on TensorFlow, a model loaded by
-        ``tf.saved_model.load`` (with a ``logits`` function as this package exports it, or
-        one float image input in its ``serving_default`` signature), or any function
-        made of TensorFlow operations (attacks differentiate it).
+    """An inference-mode ``images -> float32 logits`` function of a model, see ``describe``.
 
     Raises:
-      ValueError: a layer computes in half precision, in which gradients of
-        confident networks vanish and robustness is overstated; or no output fits.
+      ValueError: as ``describe``.
     """
-    layers = _keras_layers(model)
-    if layers is not None:
-        half = [layer.name for layer in layers if _compute_dtype(layer) in _HALF]
-        if half:
-            raise ValueError(
-                f"layer {half[0]} computes in half precision; evaluate a float32 copy of the model"
-            )
-        return lambda x: tf.cast(model(x, training=False), tf.float32)
-    if hasattr(model, "signatures") and not callable(model):
-        return model.logits if hasattr(model, "logits") else _signature_function(model)
-    if not callable(model):
-        raise ValueError(f"{type(model).__name__} is neither a model nor a function of images")
-    return lambda x: tf.cast(model(x), tf.float32)
+    return describe(model).logits
 
 
-def freezer(model: Any) -> Callable[[], LogitsFn]:
-    """What makes the function that attacks differentiate, for a graph being traced.
+class Freezer:
+    """Makes the function that attacks differentiate, for a graph being traced.
 
-    Of a ``tf_keras`` model it is the frozen one (see ``models.frozen``), of
-    anything else ``logits_function``. Verdicts are always the latter's.
-
-    Raises:
-      ValueError: as ``logits_function``.
+    Of a ``tf_keras`` model it is the frozen one (see ``models.frozen``), of anything else
+    ``logits_function``. Verdicts are always the latter's. ``check`` has to come first.
     """
-    logits_fn = logits_function(model)
-    if isinstance(model, keras.Model):
-        return lambda: frozen_logits(model)
-    return lambda: logits_fn
+
+    def __init__(self, described: Description):
+        self._described = described
+        self._check: FrozenCheck | None = None
+        self._checked = False
+
+    def check(self, images: np.ndarray) -> None:
+        """Compares the function with the network, with the weights that this has now.
+
+        Args:
+          images: float32 (n, height, width, channels) in [0, 1].
+
+        Raises:
+          FrozenError: they are two functions.
+        """
+        network = self._described.network
+        if network is not None:
+            self._check = self._check or FrozenCheck(network)
+            self._check(images)
+        self._checked = True
+
+    def __call__(self) -> LogitsFn:
+        if not self._checked:
+            raise AssertionError("a frozen network that was not compared with its own")
+        network = self._described.network
+        if network is None:
+            return self._described.logits
+        return self._described.adapted(frozen_logits(network))
 
 
 def predicted_classes(logits: Any) -> np.ndarray:
-    """int32 (batch,): the class of the largest logit; -1, no class, where one is NaN.
+    """int32 (batch,): the class of the largest logit; -1, no class, where one is not finite.
 
     Raises:
       ValueError: not one row of logits an image.
@@ -70,7 +71,7 @@ def predicted_classes(logits: Any) -> np.ndarray:
         raise ValueError(
             f"the model gives outputs of shape {logits.shape}; (batch, classes) logits are needed"
         )
-    unknown = np.isnan(logits).any(axis=-1)
+    unknown = ~np.isfinite(logits).all(axis=-1)
     return np.where(unknown, -1, np.argmax(logits, axis=-1)).astype(np.int32)
 
 
@@ -93,24 +94,14 @@ def full_float32() -> Iterator[None]:
         tf.config.experimental.enable_tensor_float_32_execution(before)
 
 
-def _keras_layers(model: Any) -> Iterable[Any] | None:
-    """All layers of a Keras model of either version, nested ones too; else ``None``."""
-    if isinstance(model, keras.Model):
-        return model._flatten_layers()
-    # Without importing Keras 3, which few need.
-    if any(kind.__module__.split(".")[0] == "keras" for kind in type(model).__mro__):
-        return model._flatten_layers()
-    return None
-
-
-def _compute_dtype(layer: Any) -> str:
-    return str(getattr(layer, "compute_dtype", "float32"))
-
-
 def half_precision_operations(logits_fn: LogitsFn, image_shape: tuple[int, ...]) -> list[str]:
     """Names of the operations of a network's graph that give half-precision tensors.
 
     Looks into functions that the graph calls, so it sees SavedModels through.
+
+    Args:
+      logits_fn: a ``tf.function`` that is traced on such images is not traced again.
+      image_shape: (height, width, channels).
     """
     spec = tf.TensorSpec([None, *image_shape], tf.float32)
     graph = tf.function(logits_fn).get_concrete_function(spec).graph
@@ -127,29 +118,3 @@ def half_precision_operations(logits_fn: LogitsFn, image_shape: tuple[int, ...])
             if numbers.intersection(types):
                 found.append(f"{function.signature.name}/{node.name}")
     return found
-
-
-def _signature_function(model: Any) -> LogitsFn:
-    signatures = model.signatures
-    if "serving_default" not in signatures:
-        raise ValueError("the SavedModel has no serving_default signature and no logits function")
-    signature = signatures["serving_default"]
-    inputs = signature.structured_input_signature[1]
-    outputs = signature.structured_outputs
-    name = "logits" if "logits" in outputs else next(iter(outputs))
-    if len(inputs) != 1 or (len(outputs) != 1 and name != "logits"):
-        raise ValueError(
-            f"serving_default takes {sorted(inputs)} and gives {sorted(outputs)}; "
-            "one image input and an output named logits are needed"
-        )
-    argument, spec = next(iter(inputs.items()))
-    if spec.dtype != tf.float32:
-        raise ValueError(
-            f"serving_default takes {spec.dtype.name} images; float32 in [0, 1] is needed, "
-            "for gradients with respect to the pixels"
-        )
-    return functools.partial(_call_signature, signature, argument, name)
-
-
-def _call_signature(signature: Any, argument: str, name: str, x: Any) -> Any:
-    return tf.cast(signature(**{argument: x})[name], tf.float32)

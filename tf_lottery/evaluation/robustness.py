@@ -25,6 +25,7 @@ from tf_lottery.errors import StoreError, UsageError
 from tf_lottery.evaluation import Checkpoint, Evaluator, logits_function
 from tf_lottery.evaluation import Evaluation as Evaluated
 from tf_lottery.evaluation.curves import eps_curve, rises, steps_curve
+from tf_lottery.evaluation.description import describe
 from tf_lottery.evaluation.diagnosis import diagnose
 from tf_lottery.evaluation.loading import LoadedModel
 from tf_lottery.evaluation.models import full_float32
@@ -45,7 +46,7 @@ from tf_lottery.report.robustness.document import (
 )
 from tf_lottery.statistics import compare
 
-_REVISION = 2  # raise it when a change of code changes results: old ones are then refused
+_REVISION = 3  # raise it when a change of code changes results: old ones are then refused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,11 +167,21 @@ def _measured(
 
 
 def _check_images(model: LoadedModel, data: ImageData) -> None:
-    for ours, theirs in zip(model.input_shape, data.input_shape, strict=True):
-        if ours not in (None, theirs):
+    """Raises ``UsageError`` where a model takes other images, or gives no logits for them."""
+    with _refusals(model):
+        described = describe(model.model)
+        for ours, theirs in zip(described.image_shape, data.input_shape, strict=True):
+            if ours not in (None, theirs):
+                raise UsageError(
+                    f"--dataset: images of {data.name} are {data.input_shape}, "
+                    f"{model.name} takes {described.image_shape}",
+                    "dataset",
+                )
+        classes, highest = described.check(data.input_shape), int(data.test_labels.max())
+        if classes is not None and highest >= classes:
             raise UsageError(
-                f"--dataset: images of {data.name} are {data.input_shape}, "
-                f"{model.name} takes {model.input_shape}",
+                f"--dataset: {data.name} has labels up to {highest}, {model.name} tells "
+                f"{classes} classes apart",
                 "dataset",
             )
 
@@ -211,6 +222,8 @@ def _attacked(
                 "remove it"
             )
         announce("  finished already")
+        for line in known.get("warnings", ()):
+            announce(f"  warning: {line}")
         return _read_entry(place / "model.json", known), weights.read_arrays(place / "examples.npz")
     place.mkdir(parents=True, exist_ok=True)
     checkpoint = Checkpoint(place / "progress.npz")
@@ -227,7 +240,10 @@ def _attacked(
     arrays = {"index": data.test_index, **found.arrays()}
     weights.write_arrays(place / "examples.npz", arrays)
     entry = _entry(model, found, config.attacks)
-    files.write_json(place / "model.json", {"identity": identity, "entry": plain(entry)})
+    files.write_json(
+        place / "model.json",
+        {"identity": identity, "entry": plain(entry), "warnings": list(found.warnings)},
+    )
     checkpoint.remove()
     return entry, arrays
 

@@ -91,8 +91,8 @@ class FrozenCheck:
         else:
             found = difference
         return (
-            f"the network that attacks differentiate is not {self._network.name!r} itself: at layer "
-            f"{step.layer.name!r} ({type(step.layer).__name__}) {found}; attack a function "
+            f"the network that attacks differentiate is not {self._network.name!r} itself: at "
+            f"layer {step.layer.name!r} ({type(step.layer).__name__}) {found}; attack a function "
             "instead, such as lambda images: model(images, training=False)"
         )
 
