@@ -14,7 +14,7 @@ from tf_lottery.attacks.procedure import value_and_gradient
 from tf_lottery.evaluation.models import half_precision_operations
 from tf_lottery.keras import tf
 from tf_lottery.options.settings import AttackConfig
-from tf_lottery.types import LogitsFn, Tensor
+from tf_lottery.type_aliases import LogitsFn, Tensor
 
 PROBED = 32  # images looked at
 _DEAD = 0.01  # share of images above which a vanishing gradient is no accident

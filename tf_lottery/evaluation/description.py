@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tf_lottery.keras import keras, tf
-from tf_lottery.types import LogitsFn, Tensor
+from tf_lottery.type_aliases import LogitsFn, Tensor
 
 _HALF = ("float16", "bfloat16")
 _WRAP = "pass a function of images instead, such as lambda images: "

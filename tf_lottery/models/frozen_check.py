@@ -14,7 +14,7 @@ import numpy as np
 from tf_lottery.errors import FrozenError
 from tf_lottery.keras import keras, tf
 from tf_lottery.models.frozen import FrozenLayer, frozen_layers, frozen_logits
-from tf_lottery.types import LogitsFn, Tensor
+from tf_lottery.type_aliases import LogitsFn, Tensor
 
 _IMAGES = 16
 _MOVED = 8  # units of rounding, by which images are moved

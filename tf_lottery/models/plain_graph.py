@@ -10,7 +10,7 @@ import dataclasses
 from typing import Any, TypeGuard
 
 from tf_lottery.keras import keras, tf
-from tf_lottery.types import Tensor
+from tf_lottery.type_aliases import Tensor
 
 # Options of those layers that the fold computes, or that do nothing in inference mode. A layer
 # with any other is called as it is.
