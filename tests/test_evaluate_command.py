@@ -3,12 +3,14 @@
 import contextlib
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tf_lottery import weights
+from tf_lottery.keras import keras
 from tf_lottery.main import main
 
 SETTINGS = [
@@ -155,6 +157,65 @@ def test_an_evaluation_at_another_radius_than_that_of_training_says_so(done, tmp
     assert code == 0
     assert "was trained at eps" in out
     assert "attacked at 0.01 in linf" in out
+
+
+def test_an_evaluation_on_another_data_set_than_that_of_training_says_so(done, tmp_path):
+    path = tmp_path / "elsewhere"
+    shutil.copytree(done.workdir / "saved_model" / "boosting", path)
+    metadata = json.loads((path / "metadata.json").read_text())
+    metadata["training"]["data"]["name"] = "cifar10"
+    (path / "metadata.json").write_text(json.dumps(metadata))
+    same = f"--model_path={done.workdir / 'saved_model' / 'boosting'}"
+    for model, noted in ((same, False), (f"--model_path={path}", True)):
+        code, out = run(*EVALUATE, "--attacks=", model, f"--workdir={tmp_path / str(noted)}")
+        assert code == 0
+        line = "elsewhere was trained on cifar10 and is evaluated on digits; --dataset changes that"
+        assert (line in out) == noted
+        assert ("was trained on" in out) == noted
+
+
+def test_warnings_are_shown_once_each_time(tmp_path, tiny_network, capfd):
+    """Of a model that wants other pixels; when the result is read again, too."""
+    network = tiny_network()
+    pixels = keras.Input((8, 8, 1))
+    model = keras.Model(pixels, network(pixels / 255))
+    model.save(tmp_path / "m.keras")
+    arguments = [*EVALUATE, f"--model_path={tmp_path / 'm.keras'}", f"--workdir={tmp_path / 'w'}"]
+    for _ in range(2):
+        code, out = run(*arguments)
+        assert code == 0
+        assert (out + "".join(capfd.readouterr())).count("is that of guessing among 4") == 1
+
+
+REFUSED = {
+    "two": "takes 2 inputs",
+    "bytes": "takes uint8 images",
+    "few": "--dataset: digits has labels up to 9, few tells 4 classes apart",
+    "large": "--dataset: images of digits are (8, 8, 1), large takes (9, 9, 1)",
+}
+
+
+def other_models(network):
+    pixels, other = keras.Input((8, 8, 1)), keras.Input((3,))
+    yield "two", keras.Model([pixels, other], network(pixels))
+    pixels = keras.Input((8, 8, 1), dtype="uint8")
+    yield "bytes", keras.Model(pixels, network(keras.layers.Rescaling(1 / 255)(pixels)))
+    yield "few", network
+    yield "large", keras.Sequential([keras.Input((9, 9, 1)), keras.layers.Flatten()])
+
+
+def test_what_a_model_takes_and_gives_is_told_before_anything_runs(
+    done, tmp_path, tiny_network, capsys
+):
+    good = done.workdir / "saved_model" / "boosting"
+    for name, model in other_models(tiny_network()):
+        model.save(tmp_path / f"{name}.keras")
+        capsys.readouterr()
+        models = f"--model_path={good},{tmp_path / name}.keras"
+        assert run(*EVALUATE, models, f"--workdir={tmp_path / 'w'}")[0] == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert REFUSED[name] in line
+        assert not list((tmp_path / "w").rglob("model.json"))
 
 
 def test_evaluation_of_a_ticket_is_of_its_untrained_weights(done, tmp_path):

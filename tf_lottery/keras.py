@@ -22,6 +22,7 @@ from tf_lottery.errors import UsageError
 __all__ = [
     "deterministic",
     "executed_as_graphs",
+    "full_float32",
     "keras",
     "pinned",
     "refuse_scopes",
@@ -130,6 +131,25 @@ def refuse_scopes(strategies: bool = True) -> None:
             "called in the scope of a tf.distribute strategy; call it outside: --distribute "
             "shares trainings between devices"
         )
+
+
+@contextlib.contextmanager
+def full_float32() -> Iterator[None]:
+    """Products in float32 as they are written: GPUs may otherwise round to TensorFloat-32.
+
+    Functions run as graphs, see ``executed_as_graphs``.
+
+    Raises:
+      UsageError: called where a graph is built.
+    """
+    refuse_scopes(strategies=False)
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        with executed_as_graphs():
+            yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
 
 
 def set_worker_timeouts(start: int, silence: int) -> None:

@@ -11,7 +11,7 @@ from tf_lottery.errors import FrozenError
 from tf_lottery.keras import keras, tf
 from tf_lottery.models import build_model
 from tf_lottery.models.frozen import frozen_layers, frozen_logits
-from tf_lottery.models.frozen_check import FrozenCheck
+from tf_lottery.models.frozen_check import check_frozen
 
 NETWORKS = {
     "vgg": {"depth": 7, "width_multiplier": 0.1},
@@ -400,7 +400,7 @@ STRANGE = {
 def test_what_is_not_exactly_known_is_called_as_it_is(name):
     network = STRANGE[name]()
     assert_same_function(network, images((6, 6, 2)))
-    FrozenCheck(network)(images((6, 6, 2)).numpy())
+    check_frozen(network, images((6, 6, 2)).numpy())
 
 
 def masked():
@@ -458,8 +458,8 @@ def test_a_sequential_and_a_fitted_network_are_frozen_too():
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
 def test_rounding_passes_the_check(name, policy):
     network = shaken(build_model(name, SHAPE, 4, 0, dtype_policy=policy, **NETWORKS[name]))
-    FrozenCheck(network)(images().numpy())
-    FrozenCheck(network)(np.zeros((1, *SHAPE), np.float32))
+    check_frozen(network, images().numpy())
+    check_frozen(network, np.zeros((1, *SHAPE), np.float32))
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1e4])
@@ -470,7 +470,7 @@ def test_saturated_and_tiny_networks_pass_the_check(scale):
     network = shaken(keras.Model(pixels, keras.layers.Dense(3)(x)))
     conv = network.get_layer("conv")
     conv.kernel.assign(conv.kernel * scale)
-    FrozenCheck(network)(images((6, 6, 2)).numpy())
+    check_frozen(network, images((6, 6, 2)).numpy())
 
 
 @pytest.mark.parametrize(
@@ -493,7 +493,7 @@ def test_a_wrong_fold_stops_and_names_the_layer(monkeypatch, fold, wrong, layer)
     with pytest.raises(
         FrozenError, match=f"layer '{layer}' \\({wrong.__name__}\\) outputs"
     ) as raised:
-        FrozenCheck(network)(images((6, 6, 2)).numpy())
+        check_frozen(network, images((6, 6, 2)).numpy())
     assert "\n" not in str(raised.value)
 
 
@@ -512,4 +512,4 @@ def test_another_gradient_of_the_same_outputs_stops_too(monkeypatch):
         lambda node: exact(node) or (node is not None and isinstance(node.layer, Straight)),
     )
     with pytest.raises(FrozenError, match=r"'straight' \(Straight\) input gradients differ"):
-        FrozenCheck(network)(images((6, 6, 2)).numpy())
+        check_frozen(network, images((6, 6, 2)).numpy())

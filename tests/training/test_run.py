@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tf_lottery import weights
-from tf_lottery.errors import NonFiniteError, UsageError
+from tf_lottery.errors import FrozenError, NonFiniteError, UsageError
 from tf_lottery.keras import keras, tf
 from tf_lottery.options.settings import (
     ObjectiveConfig,
@@ -368,6 +368,17 @@ def test_batch_larger_than_the_training_set(sparse, tiny_data, tmp_path):
     config = dataclasses.replace(NATURAL, batch_size=97)
     with pytest.raises(UsageError, match=r"--batch_size: got 97.*96"):
         train(sparse(), tiny_data, config, seed=0, directory=tmp_path, reporting=QUIET)
+
+
+def test_an_attack_on_another_function_stops_the_training(sparse, tiny_data, tmp_path, monkeypatch):
+    def doubled(network):
+        return lambda images: 2 * network(images, training=False)
+
+    monkeypatch.setattr("tf_lottery.models.frozen_check.frozen_logits", doubled)
+    with pytest.raises(FrozenError, match=r"at layer 'logits' \(Dense\) outputs"):
+        train(sparse(), tiny_data, ROBUST, seed=0, directory=tmp_path, reporting=QUIET)
+    once = dataclasses.replace(NATURAL, epochs=1)  # without an attack there is none to be wrong
+    train(sparse(), tiny_data, once, seed=0, directory=tmp_path, reporting=QUIET)
 
 
 # --- precision ------------------------------------------------------------------------

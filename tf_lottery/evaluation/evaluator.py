@@ -23,7 +23,7 @@ from tf_lottery.evaluation.cautions import (
 )
 from tf_lottery.evaluation.checkpoint import Checkpoint, Progress
 from tf_lottery.evaluation.description import describe
-from tf_lottery.evaluation.models import Freezer, full_float32, predicted_classes
+from tf_lottery.evaluation.models import Freezer, predicted_classes
 from tf_lottery.evaluation.packing import (
     Cursor,
     PackedAttack,
@@ -33,7 +33,7 @@ from tf_lottery.evaluation.packing import (
     unit_pixels,
 )
 from tf_lottery.evaluation.result import Evaluation, result_of
-from tf_lottery.keras import tf
+from tf_lottery.keras import full_float32, tf
 from tf_lottery.options.attacks import default_eps
 from tf_lottery.options.checks import at_least
 from tf_lottery.options.settings import AttackConfig, attack_from_name, settings

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from tf_lottery.evaluation.description import Description, describe
-from tf_lottery.keras import executed_as_graphs, refuse_scopes, tf
+from tf_lottery.keras import tf
 from tf_lottery.models.frozen import frozen_logits
-from tf_lottery.models.frozen_check import FrozenCheck
+from tf_lottery.models.frozen_check import check_frozen
 from tf_lottery.type_aliases import LogitsFn
 
 
@@ -33,7 +31,6 @@ class Freezer:
 
     def __init__(self, described: Description):
         self._described = described
-        self._check: FrozenCheck | None = None
         self._checked = False
 
     def check(self, images: np.ndarray) -> None:
@@ -45,10 +42,8 @@ class Freezer:
         Raises:
           FrozenError: they are two functions.
         """
-        network = self._described.network
-        if network is not None:
-            self._check = self._check or FrozenCheck(network)
-            self._check(images)
+        if self._described.network is not None:
+            check_frozen(self._described.network, images)
         self._checked = True
 
     def __call__(self) -> LogitsFn:
@@ -73,25 +68,6 @@ def predicted_classes(logits: Any) -> np.ndarray:
         )
     unknown = ~np.isfinite(logits).all(axis=-1)
     return np.where(unknown, -1, np.argmax(logits, axis=-1)).astype(np.int32)
-
-
-@contextlib.contextmanager
-def full_float32() -> Iterator[None]:
-    """Products in float32 as they are written: GPUs may otherwise round to TensorFloat-32.
-
-    Functions run as graphs, see ``executed_as_graphs``.
-
-    Raises:
-      UsageError: called where a graph is built.
-    """
-    refuse_scopes(strategies=False)
-    before = tf.config.experimental.tensor_float_32_execution_enabled()
-    tf.config.experimental.enable_tensor_float_32_execution(False)
-    try:
-        with executed_as_graphs():
-            yield
-    finally:
-        tf.config.experimental.enable_tensor_float_32_execution(before)
 
 
 def half_precision_operations(logits_fn: LogitsFn, image_shape: tuple[int, ...]) -> list[str]:

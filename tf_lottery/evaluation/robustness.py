@@ -28,8 +28,8 @@ from tf_lottery.evaluation.curves import eps_curve, rises, steps_curve
 from tf_lottery.evaluation.description import describe
 from tf_lottery.evaluation.diagnosis import diagnose
 from tf_lottery.evaluation.loading import LoadedModel
-from tf_lottery.evaluation.models import full_float32
 from tf_lottery.evaluation.transfer import transfer_matrix
+from tf_lottery.keras import full_float32
 from tf_lottery.machine import machine
 from tf_lottery.options.settings import AttackConfig, differences, settings, several
 from tf_lottery.report.document import Data, Machine

@@ -18,7 +18,6 @@ from tf_lottery.compaction import Compaction, compact
 from tf_lottery.data import ImageData, load
 from tf_lottery.errors import LotteryError, UsageError
 from tf_lottery.evaluation.loading import LoadedModel
-from tf_lottery.evaluation.models import full_float32
 from tf_lottery.evaluation.packing import packed, unit_pixels
 from tf_lottery.export import export_saved_model
 from tf_lottery.export.artefacts import (
@@ -30,7 +29,7 @@ from tf_lottery.export.artefacts import (
 )
 from tf_lottery.export.latency import interleaved
 from tf_lottery.export.tflite import TFLITE_FORMATS, convert
-from tf_lottery.keras import keras, tf
+from tf_lottery.keras import full_float32, keras, tf
 from tf_lottery.machine import machine
 from tf_lottery.models import forward_flops
 from tf_lottery.options.checks import some_of

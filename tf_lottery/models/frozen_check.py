@@ -7,16 +7,16 @@ gradients at images moved by rounding are the measure, beside a share of their s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 
 import numpy as np
 
 from tf_lottery.errors import FrozenError
-from tf_lottery.keras import keras, tf
-from tf_lottery.models.frozen import FrozenLayer, frozen_layers, frozen_logits
+from tf_lottery.keras import full_float32, keras, tf
+from tf_lottery.models.frozen import frozen_layers, frozen_logits
 from tf_lottery.type_aliases import LogitsFn, Tensor
 
-_IMAGES = 16
+PROBED = 16  # images compared
 _MOVED = 8  # units of rounding, by which images are moved
 _TIMES = 10  # the change that this makes is nothing of note
 # Of the largest output and of an image's gradient; in units of rounding, where these are coarse.
@@ -26,91 +26,60 @@ _NOTHING = 1e-6  # of outputs around 0
 _UNITS = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
 
 
-class FrozenCheck:
-    """Compares ``frozen_logits(network)`` with ``network``; compiled once, for any weights.
+def check_frozen(network: keras.Model, images: np.ndarray) -> None:
+    """Compares ``frozen_logits(network)`` with ``network``, with the weights that it has now.
+
+    Without a graph, which would cost more than the few passes.
 
     Args:
       network: ``tf_keras`` model.
+      images: float32 (n, height, width, channels) in [0, 1], n > 0; the first are used.
+
+    Raises:
+      FrozenError: they differ by more than rounding; names the first layer that does.
     """
-
-    def __init__(self, network: keras.Model):
-        self._network = network
-        self._unit = max(
-            _UNITS.get(str(layer.compute_dtype), 2.0**-23) for layer in network._flatten_layers()
-        )
-        self._both = None
-        if frozen_layers(network) is not None:  # what is called as it is cannot differ
-            self._both = self._measuring(
-                lambda: lambda images: network(images, training=False),
-                lambda: frozen_logits(network),
-            )
-
-    def __call__(self, images: np.ndarray) -> None:
-        """Compares on the first of the images.
-
-        Args:
-          images: float32 (n, height, width, channels) in [0, 1], n > 0.
-
-        Raises:
-          FrozenError: they differ by more than rounding; names the first layer that does.
-        """
-        if self._both is None:
-            return
+    steps = frozen_layers(network)
+    if steps is None:  # what is called as it is cannot differ
+        return
+    unit = max(
+        _UNITS.get(str(layer.compute_dtype), 2.0**-23) for layer in network._flatten_layers()
+    )
+    with full_float32():
         images = _some(images)
-        difference = self._difference(self._both, images)
-        if difference:
-            raise FrozenError(self._blame(images, difference))
-
-    def _measuring(self, own: Callable[[], LogitsFn], frozen: Callable[[], LogitsFn]) -> Callable:
-        @tf.function
-        def both(images, moved):
-            network = own()
-            return (
-                _output_and_gradient(network, images),
-                _output_and_gradient(network, moved),
-                _output_and_gradient(frozen(), images),
-            )
-
-        return both
-
-    def _difference(self, both: Callable, images: np.ndarray) -> str:
-        """What differs by more than rounding; empty where nothing does."""
-        signs = np.random.default_rng(0).choice([-1, 1], images.shape)
-        moved = (images + _MOVED * self._unit * signs).astype(np.float32)
-        own, near, frozen = ([t.numpy() for t in pair] for pair in both(images, moved))
-        outputs = _outputs_differ(own[0], near[0], frozen[0], self._unit)
-        return outputs or _gradients_differ(own[1], near[1], frozen[1], self._unit)
-
-    def _blame(self, images: np.ndarray, difference: str) -> str:
-        steps = frozen_layers(self._network)
-        assert steps
+        own = functools.partial(network, training=False)
+        difference = _difference(own, frozen_logits(network), images, unit)
+        if not difference:
+            return
         for step in steps:
-            found = self._difference(self._till(step), images)
+            part = keras.Model(network.inputs, step.output)
+            found = _difference(functools.partial(part, training=False), step.run, images, unit)
             if found:
+                difference = found
                 break
-        else:
-            found = difference
-        return (
-            f"the network that attacks differentiate is not {self._network.name!r} itself: at "
-            f"layer {step.layer.name!r} ({type(step.layer).__name__}) {found}; attack a function "
-            "instead, such as lambda images: model(images, training=False)"
-        )
+    raise FrozenError(
+        f"the network that attacks differentiate is not {network.name!r} itself: at layer "
+        f"{step.layer.name!r} ({type(step.layer).__name__}) {difference}; evaluate a function "
+        "instead, such as lambda images: model(images, training=False)"
+    )
 
-    def _till(self, step: FrozenLayer) -> Callable:
-        part = keras.Model(self._network.inputs, step.output)
-        name = step.layer.name
 
-        def frozen() -> LogitsFn:
-            steps = frozen_layers(self._network) or ()
-            return next(other.run for other in steps if other.layer.name == name)
-
-        return self._measuring(lambda: lambda images: part(images, training=False), frozen)
+def _difference(own: LogitsFn, frozen: LogitsFn, images: np.ndarray, unit: float) -> str:
+    """What differs by more than rounding; empty where nothing does."""
+    signs = np.random.default_rng(0).choice([-1, 1], images.shape)
+    moved = (images + _MOVED * unit * signs).astype(np.float32)
+    (expected, slope), (near, near_slope), (got, got_slope) = (
+        [tensor.numpy() for tensor in _output_and_gradient(function, tf.constant(at))]
+        for function, at in ((own, images), (own, moved), (frozen, images))
+    )
+    return _outputs_differ(expected, near, got, unit) or _gradients_differ(
+        slope, near_slope, got_slope, unit
+    )
 
 
 def _some(images: np.ndarray) -> np.ndarray:
-    """``_IMAGES`` of them; where there are fewer, they come again with a little noise."""
-    few = images[:_IMAGES].astype(np.float32)
-    filled = np.resize(few, (_IMAGES, *few.shape[1:]))
+    """``PROBED`` of them; where there are fewer, they come again with a little noise."""
+    few = images[:PROBED].astype(np.float32)
+    filled = np.resize(few, (PROBED, *few.shape[1:]))
     filled[len(few) :] += np.random.default_rng(1).uniform(-0.03, 0.03, filled[len(few) :].shape)
     return np.clip(filled, 0, 1)
 

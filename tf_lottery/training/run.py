@@ -56,6 +56,7 @@ def train(
       NonFiniteError: the loss or a gradient became NaN or infinite, also at the rates that
         ``config.on_nan`` lowered.
       CollapseError: likewise of catastrophic overfitting and ``config.on_overfit``.
+      FrozenError: attacks would differentiate another function than the network.
       PrecisionError: half precision lost the attack's gradients.
       UsageError: called in the scope of another ``tf.distribute`` strategy or of a graph, the
         batch is larger than the training set, the device has no room for
@@ -194,6 +195,7 @@ class Training:
 
     def run(self) -> list[dict]:
         """Trains from where it stands; an interruption within an epoch saves first."""
+        self.task.check_frozen()
         try:
             with self.task.distribution.failures():
                 self._go_on(self.position)

@@ -19,6 +19,7 @@ from tf_lottery.data import (
     training_batches,
 )
 from tf_lottery.keras import keras
+from tf_lottery.models.frozen_check import PROBED, check_frozen
 from tf_lottery.options.settings import TrainConfig, derive_seed
 from tf_lottery.pruning.masks import MaskedNetwork
 from tf_lottery.training import guards
@@ -135,6 +136,11 @@ class Task:
             "validation_data": self.distribution.batches(make),
             "validation_steps": -(-used // size),
         }
+
+    def check_frozen(self) -> None:
+        """Raises ``FrozenError`` if attacks would differentiate another function."""
+        if self.config.objective.attack is not None or self.config.validation_attack is not None:
+            check_frozen(self.masked.network, self.data.train_images[:PROBED] / np.float32(255))
 
     def collapse_guard(self) -> guards.CollapseGuard | None:
         """What watches FGSM training; nothing else needs it."""
