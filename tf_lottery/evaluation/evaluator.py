@@ -157,7 +157,8 @@ class Evaluator:
         """What is looked at, and to be warned of, before any attack."""
 
         def brighter() -> float:
-            return float((self._predict(x, 255)[0] == y).mean())
+            first = slice(self._batch_size)
+            return float((self._predict(x[first], 255)[0] == y[first]).mean())
 
         yield from at_chance(clean, y, classes, brighter)
         if not self._attacks:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 from tf_lottery import files, weights
 from tf_lottery.engine.stage import Stage
 from tf_lottery.errors import UsageError
-from tf_lottery.evaluation import Checkpoint, logits_function
+from tf_lottery.evaluation import Checkpoint, RobustnessWarning, logits_function
 from tf_lottery.evaluation.transfer import transfer_matrix
 from tf_lottery.export import export_saved_model
 from tf_lottery.lottery.costs import Cost, evaluation_cost, training_cost, transfer_cost
@@ -176,8 +177,11 @@ def evaluate(shop: Resources, stage: Stage, directory: Path) -> None:
             "robust": found.robust,
             "examples": len(found.labels),
             "seconds": found.seconds,
+            **({"warnings": list(found.warnings)} if found.warnings else {}),
         },
     )
+    for line in found.warnings:
+        warnings.warn(f"{stage.label}: {line}", RobustnessWarning, stacklevel=1)
     arrays = {"index": data.test_index, **found.arrays()}
     weights.write_arrays(directory / "examples.npz", arrays)
     passes = [part for parts in found.passes.values() for part in parts.values()]

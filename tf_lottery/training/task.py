@@ -139,8 +139,11 @@ class Task:
 
     def check_frozen(self) -> None:
         """Raises ``FrozenError`` if attacks would differentiate another function."""
-        if self.config.objective.attack is not None or self.config.validation_attack is not None:
-            check_frozen(self.masked.network, self.data.train_images[:PROBED] / np.float32(255))
+        if self.config.objective.attack is None and self.config.validation_attack is None:
+            return
+        for network in (self.masked.network, self.validation_network):
+            if network is not None:
+                check_frozen(network, self.data.train_images[:PROBED] / np.float32(255))
 
     def collapse_guard(self) -> guards.CollapseGuard | None:
         """What watches FGSM training; nothing else needs it."""
