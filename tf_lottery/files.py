@@ -44,7 +44,8 @@ def write_atomically(path: str | os.PathLike, content: bytes | str) -> Path:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a write that fails names no file
+        if error.errno is not None:  # else its text is all there is
+            error.filename = error.filename or str(path)  # a write that fails names no file
         raise
     finally:
         temporary.unlink(missing_ok=True)
