@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,28 @@ class Freezer:
         if network is None:
             return self._described.logits
         return self._described.adapted(frozen_logits(network))
+
+
+def right_images(
+    examples: Mapping[str, np.ndarray], attacks: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Which images a model gets right, bool (n,): clean, under each attack, under all of them.
+
+    Args:
+      examples: of an evaluation, as ``examples.npz`` holds them.
+      attacks: names.
+
+    Returns:
+      ``natural``, each attack and, where there are attacks, ``worst``.
+    """
+    label = examples["label"]
+    clean = examples["clean_prediction"] == label
+    right = {"natural": clean}
+    for name in attacks:
+        right[name] = clean & (examples[f"prediction_{name}"] == label)
+    if attacks:
+        right["worst"] = np.logical_and.reduce(list(right.values()))
+    return right
 
 
 def predicted_classes(logits: Any) -> np.ndarray:

@@ -28,6 +28,7 @@ from tf_lottery.evaluation.curves import eps_curve, rises, steps_curve
 from tf_lottery.evaluation.description import describe
 from tf_lottery.evaluation.diagnosis import diagnose
 from tf_lottery.evaluation.loading import LoadedModel
+from tf_lottery.evaluation.models import right_images
 from tf_lottery.evaluation.transfer import transfer_matrix
 from tf_lottery.keras import full_float32
 from tf_lottery.machine import machine
@@ -310,15 +311,9 @@ def _entry(model: LoadedModel, found: Evaluated, attacks: Sequence[AttackConfig]
 def _right(
     examples: Mapping[str, np.ndarray], attacks: Sequence[AttackConfig]
 ) -> dict[str, np.ndarray]:
-    """Which images a model gets right, by measure."""
-    label = examples["label"]
-    clean = examples["clean_prediction"] == label
-    right = {"natural": clean}
-    for attack in attacks:
-        right[attack.name] = clean & (examples[f"prediction_{attack.name}"] == label)
-    if len(attacks) > 1:
-        right["worst"] = np.logical_and.reduce(list(right.values()))
-    return right
+    """Which images a model gets right, by measure; the worst of one attack is that attack."""
+    right = right_images(examples, [attack.name for attack in attacks])
+    return {name: flags for name, flags in right.items() if name != "worst" or len(attacks) > 1}
 
 
 def _analysed(

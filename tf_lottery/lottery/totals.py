@@ -12,6 +12,7 @@ import numpy as np
 from tf_lottery import weights
 from tf_lottery.engine.stage import Stage, in_order
 from tf_lottery.engine.store import Store
+from tf_lottery.evaluation.models import right_images
 from tf_lottery.lottery.graph import Entry
 from tf_lottery.lottery.work import Workshop
 from tf_lottery.options.settings import LotteryConfig
@@ -72,8 +73,8 @@ def costs(entry: Entry, workshop: Workshop) -> Costs:
     known = all("flops" in ticket.found.get("cost", {}) for ticket in given)
     for ticket in given:
         recorded = ticket.found.get("cost", {})
-        search["seconds"] = (search["seconds"] or 0) + recorded.get("seconds", 0)
-        search["flops"] = (search["flops"] or 0) + recorded.get("flops", 0)
+        search["seconds"] = search["seconds"] + recorded.get("seconds", 0)
+        search["flops"] = search["flops"] + recorded.get("flops", 0)
         if not all(column in recorded for column in _PASSES):  # tickets of 0.1.0
             search["passes"] = None
         elif search["passes"] is not None:
@@ -90,31 +91,29 @@ def _total(stages: Sequence[Stage], workshop: Workshop) -> dict[str, Any]:
 
 def accuracies(entry: Entry, config: LotteryConfig, store: Store) -> dict[str, dict[str, float]]:
     """``natural``, every attack and (with attacks) ``worst``: ``{"best": ..., "last": ...}``."""
-    found = {
-        which: {name: float(flags.mean()) for name, flags in right(stage, config, store).items()}
-        for which, stage in entry.evaluations.items()
-    }
+    found = {which: right(stage, config, store)[0] for which, stage in entry.evaluations.items()}
     return {
-        name: {which: shares[name] for which, shares in found.items()} for name in found["best"]
+        name: {which: float(flags[name].mean()) for which, flags in found.items()}
+        for name in found["best"]
     }
 
 
-def right(stage: Stage, config: LotteryConfig, store: Store) -> dict[str, np.ndarray]:
-    """Which test images a network gets right, bool (n,): clean, under each attack, under all.
+def right(
+    stage: Stage, config: LotteryConfig, store: Store
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Which test images a network gets right, and which images of the data set they are.
 
     Args:
       stage: a finished evaluation.
       config: that it is of.
       store: where it lies.
+
+    Returns:
+      As of ``right_images``; their index, int (n,).
     """
-    found = weights.read_arrays(store.file(stage, "examples.npz"))
-    result = {"natural": found["clean_prediction"] == found["label"]}
-    for attack in config.attacks:
-        standing = found[f"prediction_{attack.name}"] == found["label"]
-        result[attack.name] = result["natural"] & standing
-    if config.attacks:
-        result["worst"] = np.logical_and.reduce(list(result.values()))
-    return result
+    examples = weights.read_arrays(store.file(stage, "examples.npz"))
+    names = [attack.name for attack in config.attacks]
+    return right_images(examples, names), examples["index"]
 
 
 def density(entry: Entry, workshop: Workshop) -> float:
@@ -230,8 +229,3 @@ def ledger_entry(
         "cached": cached,
         "seed": seed,
     }
-
-
-def index(stage: Stage, store: Store) -> np.ndarray:
-    """Which images of the data set a finished evaluation was on, int (n,)."""
-    return weights.read_arrays(store.file(stage, "examples.npz"))["index"]

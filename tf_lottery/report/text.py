@@ -99,6 +99,11 @@ def aligned(
     return text
 
 
+def capital(words: str) -> str:
+    """The words with a capital letter first, the others as they are."""
+    return words[:1].upper() + words[1:]
+
+
 def printable(text: object) -> str:
     """One line without control characters, which a terminal would obey."""
     line = " ".join(str(text).split())

@@ -19,6 +19,7 @@ from typing import Literal, NamedTuple
 from tf_lottery.report import measures, values
 from tf_lottery.report.measures import Measure
 from tf_lottery.report.results import Arm, Claim, Results
+from tf_lottery.report.text import capital
 from tf_lottery.statistics import Estimate, estimate, paired
 
 Outcome = Literal["yes", "no", "not decided", "not measured"]
@@ -132,7 +133,7 @@ def _verdict(document: Results, claim: Claim) -> Verdict:
     seeds = [column for column in zip(*columns, strict=True) if None not in column]
     images = [values.images(document, name, measure) for name in names]
     if not seeds or (measure.unit == "accuracy" and None in images):
-        text = f"{_upper(measures.words(measure))} was not measured."
+        text = f"{capital(measures.words(measure))} was not measured."
         return _made(claim, "not measured", "", text, None)
     kept: list[list[float]] = [list(column) for column in zip(*seeds, strict=True)]
     gap = _gap(document, claim, measure, kept, images)
@@ -212,7 +213,7 @@ def _detail(claim: Claim, measure: Measure, sides: list[Arm], kept: list[list[fl
     if claim.value is not None:
         shown.append(measures.number(claim.value, unit))
     parts = measures.quantified(" against ".join(shown), unit)
-    text = f"{_upper(measures.words(measure))}: {parts}"
+    text = f"{capital(measures.words(measure))}: {parts}"
     if claim.expect in ("not_less", "same"):
         margin = f"{measures.number(claim.margin, unit)}{measures.difference_unit(unit)}"
         rule = "the same: within" if claim.expect == "same" else "not less: by no more than"
@@ -252,7 +253,7 @@ def _never(
         parts.append(f"{side.name} {words}")
     if claim.value is not None:
         parts.append(measures.number(claim.value, measure.unit))
-    detail = f"{_upper(measures.words(measure))}: {' against '.join(parts)}."
+    detail = f"{capital(measures.words(measure))}: {' against '.join(parts)}."
     what = "never reached" if gone[0] else "the other never got there"
     if len(gone) > 1 and all(gone):
         what = "neither got there in every seed" if seeds > 1 else "neither got there"
@@ -268,7 +269,3 @@ def _reached(found: list[float], measure: Measure) -> str:
 
 def _made(claim: Claim, outcome: Outcome, found: str, detail: str, gap: Estimate | None) -> Verdict:
     return Verdict(claim.id, claim.text, claim.paper, outcome, found, detail, gap)
-
-
-def _upper(words: str) -> str:
-    return words[:1].upper() + words[1:]

@@ -160,7 +160,8 @@ class Study:
             searches=self._searches(workshop),
             ledger=self._ledger(workshop, cached),
         )
-        claims = [self._paired(claim, document, workshop.store) for claim in document.claims]
+        read: dict[str, tuple[dict[str, np.ndarray], np.ndarray]] = {}
+        claims = [self._paired(claim, document, workshop.store, read) for claim in document.claims]
         return structs.replace(document, claims=claims)
 
     def is_told_by(self, document: Results, reference: Reference | None = None) -> bool:
@@ -256,8 +257,11 @@ class Study:
         }
         return convert(row, Row)
 
-    def _paired(self, claim: Claim, document: Results, store: Store) -> Claim:
-        """The claim with both networks compared image by image, if it is about test images."""
+    def _paired(self, claim: Claim, document: Results, store: Store, read: dict) -> Claim:
+        """The claim with both networks compared image by image, if it is about test images.
+
+        ``read``: what evaluations gave, by key, for the claims to come.
+        """
         if claim.theirs is None:
             return claim
         arms = (claim.ours, claim.theirs)
@@ -269,7 +273,10 @@ class Study:
             sides, indices = [], []
             for arm in arms:
                 cell = self.cells[arm, seed]
-                found, index = _right(cell, str(measure.at), store)
+                stage = cell.entry.evaluations[str(measure.at)]
+                if stage.key not in read:
+                    read[stage.key] = totals.right(stage, cell.config, store)
+                found, index = read[stage.key]
                 sides.append(found.get(name))
                 indices.append(index)
             if sides[0] is None or sides[1] is None or not np.array_equal(indices[0], indices[1]):
@@ -346,12 +353,6 @@ def _images(data: ImageData, validation_images: int) -> results.Data:
         digest=data.digest,
         classes=list(data.class_names),
     )
-
-
-def _right(cell: Cell, which: str, store: Store) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Which test images a network gets right, by measure; and which images they are."""
-    stage = cell.entry.evaluations[which]
-    return totals.right(stage, cell.config, store), totals.index(stage, store)
 
 
 def _figure(figure: Figure, arms: Sequence[Arm]) -> Figure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.figure import Figure as Picture
+from msgspec.structs import replace
 
 from tf_lottery.report import formats
 from tf_lottery.report.figures import panels
@@ -25,7 +26,7 @@ def ends(document: Results, arm: Arm, epochs: int) -> tuple[float, list[float]]:
 def over_seconds(document: Results, figure: Figure) -> Picture | None:
     """A line an arm, which starts where its search ends; ``None`` without a curve."""
     wanted = figure.measures or ("validation",)
-    shown = shown_measures(document, _replaced(figure, wanted))
+    shown = shown_measures(document, replace(figure, measures=wanted))
     if not shown:
         return None
     measure: Measure = shown[-1]
@@ -58,7 +59,3 @@ def over_seconds(document: Results, figure: Figure) -> Picture | None:
     ax.set_xlim(left=0)
     draw_level(ax, document, measure, [measure])
     return panels.finish(picture, [ax])
-
-
-def _replaced(figure: Figure, words: tuple[str, ...]) -> Figure:
-    return Figure(figure.name, figure.form, figure.title, words, arms=figure.arms)

@@ -21,6 +21,7 @@ from tf_lottery.report.robustness.document import (
     Model,
     Pair,
 )
+from tf_lottery.report.text import capital
 from tf_lottery.statistics import difference, wilson
 
 Outcome = Literal["ahead", "behind", "even", "note", "pass", "warn"]
@@ -159,10 +160,10 @@ def _many(document: Evaluation, pairs: list[Pair], measure: str) -> Finding:
     words = measure_words(measure)
     total = len(pairs)
     if not differ:
-        text = f"{_upper(words)} no difference can be claimed in any of {total}"
+        text = f"{capital(words)} no difference can be claimed in any of {total}"
         return Finding(COMPARISON, "even", f"{text} pairs of models (McNemar's exact test).")
     text = (
-        f"{_upper(words)} {differ} of {total} pairs of models differ (McNemar's "
+        f"{capital(words)} {differ} of {total} pairs of models differ (McNemar's "
         f"exact test, p < {CLAIM:g}); among equal models chance alone makes up to "
         f"{CLAIM * total:.0f} do so. "
     )
@@ -182,7 +183,7 @@ def _diagnosis(document: Evaluation) -> Iterator[Finding]:
             DIAGNOSIS,
             "warn",
             f"The robust accuracy of {name} is not to be trusted: {' '.join(texts)} "
-            f"{_upper(check_counts(found[name]))}.",
+            f"{capital(check_counts(found[name]))}.",
         )
     alike: dict[str, list[str]] = {}
     for name, checks in found.items():
@@ -259,7 +260,3 @@ def _is_strong(attack: AttackConfig) -> bool:
     if method == "square":
         return attack.steps >= _STRONG_QUERIES
     return method != "noise"
-
-
-def _upper(words: str) -> str:
-    return words[:1].upper() + words[1:]
