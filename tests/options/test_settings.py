@@ -14,6 +14,7 @@ from tf_lottery.options.settings import (
     LotteryConfig,
     ModelConfig,
     ObjectiveConfig,
+    Phase,
     PruneConfig,
     ScheduleConfig,
     TrainConfig,
@@ -246,7 +247,10 @@ ADDED = [
     for field in dataclasses.fields(holder)
     if field.metadata.get("omit_default")
 ]
-WORDS = {"dtype_policy": "mixed_bfloat16", "on_overfit": "rollback", "method": "square"}
+WORDS = {
+    "dtype_policy": "mixed_bfloat16", "on_overfit": "rollback", "method": "square",
+    "phases": (Phase(ObjectiveConfig("natural"), 1), Phase(ObjectiveConfig("natural"), 3)),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("holder", "field"), ADDED, ids=lambda v: getattr(v, "name", ""))

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from tf_lottery.attacks import make_procedure
 from tf_lottery.objectives import passes_of
 from tf_lottery.options.settings import AttackConfig, TrainConfig
+from tf_lottery.training.model import watched_attack
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,14 @@ def training_cost(config: TrainConfig, images: int, forward_flops: int) -> Cost:
       images: size of the training set; each epoch drops the last partial batch.
       forward_flops: F above.
     """
-    examples = config.epochs * (images // config.batch_size) * config.batch_size
-    forward, input_gradient, weight_gradient = passes_of(config.objective)
-    passes = {
-        "forward_passes": examples * forward,
-        "input_gradient_passes": examples * input_gradient,
-        "weight_gradient_passes": examples * weight_gradient,
-    }
-    return Cost(examples=examples, flops=sum(passes.values()) * forward_flops, **passes)
+    epoch = (images // config.batch_size) * config.batch_size
+    columns = ("forward_passes", "input_gradient_passes", "weight_gradient_passes")
+    passes = dict.fromkeys(columns, 0)
+    for phase in config.parts:
+        for column, each in zip(columns, passes_of(phase.objective), strict=True):
+            passes[column] += phase.epochs * epoch * each
+    flops = sum(passes.values()) * forward_flops
+    return Cost(examples=config.epochs * epoch, flops=flops, **passes)
 
 
 def validation_cost(
@@ -80,8 +81,9 @@ def validation_cost(
     """
     attacks: tuple[AttackConfig, ...]
     attacks = () if config.validation_attack is None else (config.validation_attack,)
-    if attacks and config.objective.name == "fgsm" and config.objective.attack is not None:
-        attacks += (config.objective.attack,)  # see training.guards.CollapseGuard
+    watched = watched_attack(config)
+    if attacks and watched is not None:
+        attacks += (watched,)  # see training.guards.CollapseGuard
     used = config.epochs * (config.validation_images or images)
     return evaluation_cost(attacks, used, forward_flops, classes)
 

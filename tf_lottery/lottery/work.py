@@ -261,7 +261,7 @@ def _hparams(stage: Stage, train: TrainConfig, config: LotteryConfig) -> dict:
         "stage": stage.label,
         "model": config.model.label,
         "dataset": config.data.name,
-        "objective": train.objective.name,
+        "objective": ",".join(dict.fromkeys(phase.objective.name for phase in train.parts)),
         "eps": attack.eps if attack else 0.0,
         "attack_steps": attack.steps if attack else 0,
         "epochs": train.epochs,
@@ -281,7 +281,7 @@ def _training_cost(shop: Resources, stage: Stage, epochs: int = 0) -> Cost:
     """``epochs``: that it took, if it stopped early; 0: as planned."""
     training, config = stage.runtime["train"], stage.runtime["config"]
     if epochs:
-        training = dataclasses.replace(training, epochs=epochs, keep_epochs=())
+        training = training.shortened(epochs)
     images = len(shop.data(config).train_labels)
     return training_cost(training, images, shop.forward_flops(config))
 

@@ -7,9 +7,11 @@ derived from; an option that is a setting itself is declared in ``settings.py``.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,14 +19,17 @@ from tf_lottery.errors import UsageError
 from tf_lottery.options.architectures import architecture
 from tf_lottery.options.attacks import NORMS, RADIUS, AttackConfig, attack_from_name, default_eps
 from tf_lottery.options.checks import at_least, positive
-from tf_lottery.options.option import Options, option
+from tf_lottery.options.option import Option, Options, option
+from tf_lottery.options.recipes import RECIPES, filled
 from tf_lottery.options.registries import OBJECTIVES
 from tf_lottery.options.settings import (
+    ROLES,
     TRAINING_ATTACK,
     DataConfig,
     LotteryConfig,
     ModelConfig,
     ObjectiveConfig,
+    Phase,
     PruneConfig,
     ScheduleConfig,
     TrainConfig,
@@ -32,27 +37,60 @@ from tf_lottery.options.settings import (
 
 _EPOCHS = at_least(0, "1 or more, or 0 for --epochs")
 _DEFAULT = at_least(0, "more than 0, or 0 for the network's default")
+_UNWARMED = ("cyclic",)  # schedules that climb by themselves
+_PGD = re.compile(r"pgd([1-9]\d{0,4})")
 
 
 def _known_attack(flag: str, name: str) -> None:
     attack_from_name(name, flag=flag)
 
 
+def _known_phases(flag: str, phases: tuple[str, ...]) -> None:
+    for phase in phases:
+        name, _, epochs = phase.rpartition(":")
+        if not name or not epochs.isdecimal() or not int(epochs):
+            allowed = "objectives with their epochs, such as n_fgsm:20,pgd10:4"
+            raise UsageError.bad_value(flag, ",".join(phases), allowed)
+        _known_objective(flag, name)
+
+
+def _known_objective(flag: str, name: str) -> None:
+    OBJECTIVES.check(flag, "pgd" if _PGD.fullmatch(name) else name)
+
+
 @dataclass(frozen=True)
 class TrainingOptions(Options, topic="Training"):
     """Of the trainings together: ``TrainConfig`` is one of them."""
 
+    recipe: str = option(
+        "paper",
+        "A bundle of training options as published; those that are given go before it.",
+        choices=tuple(RECIPES),
+        roles=ROLES,
+    )
     objective: str = option(
-        "pgd", "What dense training and retraining minimise.", choices=OBJECTIVES
+        "pgd", "What dense training and retraining minimise.", choices=OBJECTIVES, roles=ROLES
+    )
+    phases: tuple[str, ...] = option(
+        (),
+        "Objectives one after the other instead of one, with their epochs: n_fgsm:20,pgd10:4. The "
+        "learning rate goes its way through all of them.",
+        _known_phases,
+        roles=ROLES,
     )
     search_objective: str = option(
         "fgsm", "What the search of a ticket minimises.", choices=OBJECTIVES
     )
-    epochs: int = option(100, "Epochs of the dense baseline.", at_least(1))
+    epochs: int = option(
+        100, "Epochs of the dense baseline; with --phases those of all.", at_least(1), roles=ROLES
+    )
     ticket_epochs: int = option(0, "Epochs of retraining a ticket; 0: --epochs.", _EPOCHS)
     search_epochs: int = option(0, "Epochs of the search; 0: --epochs.", _EPOCHS)
     learning_rate: float = option(
-        0, "Peak rate of dense training, retraining and the winning search; 0: 0.1.", _DEFAULT
+        0,
+        "Peak rate of dense training, retraining and the winning search; 0: 0.1.",
+        _DEFAULT,
+        roles=ROLES,
     )
     search_learning_rate: float = option(
         0, "Start rate of the boosting search; 0: 0.01, ResNets 0.05.", _DEFAULT
@@ -64,8 +102,9 @@ class TrainingOptions(Options, topic="Training"):
         None,
         "Epochs below the peak rate. Default: 9, ResNets 10, at most half of the epochs.",
         at_least(0),
+        roles=("ticket",),
     )
-    batch_size: int = option(0, "Images a step; 0: 64, ResNets 128.", _DEFAULT)
+    batch_size: int = option(0, "Images a step; 0: 64, ResNets 128.", _DEFAULT, roles=ROLES)
 
 
 @dataclass(frozen=True)
@@ -91,6 +130,8 @@ class AttackOptions(Options, topic=TRAINING_ATTACK):
         """The objective of that name: FGSM is one step of eps from the clean image."""
         if name == "natural":
             return ObjectiveConfig(name)
+        if steps := _PGD.fullmatch(name):
+            return dataclasses.replace(self, steps=int(steps[1])).objective("pgd")
         if name == "fgsm":
             return ObjectiveConfig(name, attack_from_name("fgsm", self.eps))
         size = self.eps / 4 if self.step_size is None else self.step_size
@@ -176,16 +217,41 @@ class DeviceOptions(Options, topic=DEVICES):
         return 1 if self.sync_batch_norm else self.devices
 
 
+def _with_roles(options: Iterable[Option]) -> dict[str, Option]:
+    """By flag, each followed by those of single trainings, but for those declared by themselves."""
+    told = {option.flag: option for option in options}
+    found: dict[str, Option] = {}
+    for option in told.values():
+        for own in (option, *map(option.of_role, option.roles)):
+            found.setdefault(own.flag, told.get(own.flag, own))
+    return found
+
+
 # The options of ``lottery_config``.
-OPTIONS = {
-    option.flag: option
+OPTIONS = _with_roles(
+    option
     for group in (
         DataConfig, ModelConfig, TrainingOptions, ScheduleConfig, PruneConfig, AttackOptions,
         TrainConfig, EvaluationOptions, DeviceOptions, LotteryConfig,
     )
     for option in group.declared
-}  # fmt: skip
+)  # fmt: skip
 DEFAULTS = {name: option.default for name, option in OPTIONS.items()}
+
+
+def complete(given: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments of ``lottery_config``: as given, else of a recipe, else the defaults.
+
+    Epochs that nobody gave are those that the phases add up to.
+    """
+    values = filled(given, DEFAULTS, ROLES)
+    for role in ("", *ROLES):
+        prefix = f"{role}_" if role else ""
+        phases, epochs = values[f"{prefix}phases"], f"{prefix}epochs"
+        if phases and epochs not in given:
+            OPTIONS[f"{prefix}phases"].refuse(phases)
+            values[epochs] = sum(int(phase.rpartition(":")[2]) for phase in phases)
+    return values
 
 
 def evaluation_attack(name: str, options: Mapping[str, Any], flag: str = "attacks") -> AttackConfig:
@@ -224,55 +290,104 @@ def lottery_config(**options: Any) -> LotteryConfig:
       >>> config.train.objective.attack.steps
       10
     """
-    bound = _SIGNATURE.bind(**options)
-    bound.apply_defaults()
-    values = {n: tuple(v) if isinstance(v, list) else v for n, v in bound.arguments.items()}
+    given = _SIGNATURE.bind(**options).arguments
+    values = complete({n: tuple(v) if isinstance(v, list) else v for n, v in given.items()})
+    roles = {role: _values_of(role, values) for role in ROLES}
+    everyone = (values, *roles.values())
     asked, attack = TrainingOptions.of(values), AttackOptions.of(values)
     evaluated, devices = EvaluationOptions.of(values), DeviceOptions.of(values)
-    natural = asked.objective == asked.search_objective == "natural"
+    natural = all(_objectives(training) == {"natural"} for training in everyone)
     normalize = natural if values["normalize"] is None else values["normalize"]
     model = ModelConfig.of(values, normalize=normalize)
     arch = architecture(model.name)
-    rate = asked.learning_rate or arch.learning_rate
-    search_rate = asked.search_learning_rate or arch.search_learning_rate
-    # Whatever the search's rate: a sweep of that one leaves the dense baseline alone.
-    start = asked.warmup_start or arch.search_learning_rate
     # Of the training radius: other test settings must not change a training.
     validated = None if natural else attack_from_name(attack.validation_attack, attack.eps)
 
-    def training(
-        objective: str, epochs: int, peak: float, warm: bool = True, **others: Any
-    ) -> TrainConfig:
-        epochs = epochs or asked.epochs
+    def training(role: str, peak: float, warm: bool = True, **others: Any) -> TrainConfig:
+        chosen = roles.get(role, values)
+        own = TrainingOptions.of(chosen)
+        epochs = own.epochs or asked.epochs
+        # Whatever the search's rate: a sweep of that one leaves the dense baseline alone.
+        start = own.warmup_start or arch.search_learning_rate
         warmup = 0
-        if warm and values["schedule"] != "cyclic":
+        if warm and chosen["schedule"] not in _UNWARMED:
             default = min(arch.warmup_epochs, epochs // 2)
-            warmup = default if asked.warmup_epochs is None else asked.warmup_epochs
+            warmup = default if own.warmup_epochs is None else own.warmup_epochs
+        phases = _phases(role, chosen, epochs)
         return TrainConfig.of(
-            values,
-            objective=attack.objective(objective),
+            chosen,
+            objective=phases[0].objective,
+            phases=phases if len(phases) > 1 else (),
             epochs=epochs,
-            batch_size=asked.batch_size or arch.batch_size,
+            batch_size=own.batch_size or arch.batch_size,
             schedule=ScheduleConfig.of(
-                values, peak=peak, warmup_start=min(start, peak), warmup_epochs=warmup
+                chosen, peak=peak, warmup_start=min(start, peak), warmup_epochs=warmup
             ),
             validation_attack=validated,
             batch_norm_groups=devices.batch_norm_groups,
             **others,
         )
 
-    target, epochs = asked.search_objective, asked.search_epochs
+    rate = {name: chosen["learning_rate"] or arch.learning_rate for name, chosen in roles.items()}
+    dense_rate = asked.learning_rate or arch.learning_rate
+    search_rate = asked.search_learning_rate or arch.search_learning_rate
     return LotteryConfig.of(
         values,
         data=DataConfig.of(values),
         model=model,
-        search=training(target, epochs, search_rate, warm=False, patience=0),
-        winning_search=training(target, epochs, rate, patience=0),
-        train=training(asked.objective, asked.epochs, rate),
-        ticket_train=training(asked.objective, asked.ticket_epochs, rate),
+        search=training("search", search_rate, warm=False, patience=0),
+        winning_search=training("search", dense_rate, patience=0),
+        train=training("", dense_rate),
+        ticket_train=training("ticket", rate["ticket"]),
         prune=PruneConfig.of(values),
         attacks=tuple(evaluated.attack(name, attack.eps) for name in evaluated.attacks),
     )
+
+
+def _values_of(role: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of one training: its own where there are some, else those of all.
+
+    Raises:
+      UsageError: one that cannot have this value.
+    """
+    found = dict(values)
+    for option in OPTIONS.values():
+        own = OPTIONS.get(f"{role}_{option.flag}")
+        if role not in option.roles or own is None or values[own.flag] is None:
+            continue
+        own.refuse(values[own.flag])
+        if own.role or values[own.flag]:  # 0 of those declared by themselves: that of all
+            found[option.flag] = values[own.flag]
+    # What somebody said of one training alone is one objective or several.
+    if values[f"{role}_phases"] is None and (role == "search" or values[f"{role}_objective"]):
+        found["phases"] = ()
+    return found
+
+
+def _objectives(values: Mapping[str, Any]) -> set[str]:
+    """Names of what a training minimises."""
+    phases = {phase.rpartition(":")[0] for phase in values["phases"]}
+    return phases or {values["objective"]}
+
+
+def _phases(role: str, values: Mapping[str, Any], epochs: int) -> tuple[Phase, ...]:
+    """What ``--phases`` or ``--<role>_phases`` says, else the one objective all along.
+
+    Raises:
+      UsageError: they do not add up to the epochs of the training.
+    """
+    told = values["phases"] or (f"{values['objective']}:{epochs}",)
+    attack = AttackOptions.of(values)
+    found = []
+    for phase in told:
+        name, _, length = phase.rpartition(":")
+        found.append(Phase(attack.objective(name), int(length)))
+    if sum(phase.epochs for phase in found) != epochs:
+        flag = f"{role}_phases" if role else "phases"
+        own = f"{role}_epochs" if role else "epochs"
+        allowed = f"epochs that add up to --{own}={epochs}, or without --{own}"
+        raise UsageError.bad_value(flag, ",".join(told), allowed)
+    return tuple(found)
 
 
 def _documentation() -> str:

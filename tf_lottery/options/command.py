@@ -10,7 +10,7 @@ from typing import Any
 from absl import flags
 
 from tf_lottery.errors import UsageError
-from tf_lottery.options.build import DEFAULTS, evaluation_attack, lottery_config
+from tf_lottery.options.build import DEFAULTS, complete, evaluation_attack, lottery_config
 from tf_lottery.options.flags import FLAGS, OPTIONS, TOPICS, help_text
 from tf_lottery.options.modes import (
     DiagnosisOptions,
@@ -31,7 +31,7 @@ class Command(Places, ExportOptions, ExperimentOptions, DiagnosisOptions, Talk):
 
     Attributes:
       execution: where stages run.
-      options: the arguments of ``lottery_config`` as given.
+      options: the arguments of ``lottery_config``, recipes and defaults filled in.
       given: names of the flags that were set.
       typed: those of them that were set on the command line itself, not in a flagfile.
       argv: what was set, flagfiles resolved, without the flags that are not ``recorded``.
@@ -106,7 +106,7 @@ def parse(argv: list[str], experiments: Sequence[str] = ()) -> Command | str:
     return Command.of(
         values,
         execution=Execution.of(values),
-        options={name: values[name] for name in DEFAULTS},
+        options=complete({name: values[name] for name in DEFAULTS if name in given}),
         given=given,
         typed=given & _named(argv),
         argv=tuple(

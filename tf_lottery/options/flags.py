@@ -137,6 +137,7 @@ for _option in OPTIONS.values():
 def help_text(experiments: Sequence[str] = ()) -> str:
     """All flags by topic, with defaults and units, and the names of the experiments."""
     width = min(100, shutil.get_terminal_size().columns)
+    alone = [option.flag for option in OPTIONS.values() if option.role]
     lines = [
         "Boosting tickets: search a sparse network cheaply, retrain it robustly, compare.",
         "",
@@ -147,6 +148,8 @@ def help_text(experiments: Sequence[str] = ()) -> str:
     for topic, names in TOPICS.items():
         lines += ["", f"{topic}:"]
         for option in map(OPTIONS.__getitem__, names):
+            if option.role:
+                continue
             head = f"--[no]{option.flag}" if option.kind == "bool" else f"--{option.flag}"
             if option.short_name:
                 head += f", -{option.short_name}"
@@ -156,4 +159,12 @@ def help_text(experiments: Sequence[str] = ()) -> str:
                 initial_indent=f"  {head:<24}  " if len(head) <= 24 else f"  {head}  ",
                 subsequent_indent=" " * 28,
             )
+    lines += ["", "Of the search alone, of retraining tickets alone; else as without the prefix:"]
+    lines += textwrap.wrap(
+        ", ".join(f"--{name}" for name in alone),
+        width,
+        initial_indent="  ",
+        subsequent_indent="  ",
+        break_on_hyphens=False,
+    )
     return "\n".join(lines)

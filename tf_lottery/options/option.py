@@ -41,6 +41,9 @@ class Option:
       executor: the only one under which it does something; empty: any.
       short_name: a letter.
       path: what it may name, if it is a path, see ``places.place``.
+      roles: trainings that may have a value of their own: ``search`` makes ``--search_<flag>``,
+        ``ticket`` makes ``--ticket_<flag>``; see ``of_role``.
+      role: that it is of.
       field, kind, default: of the dataclass's field: its name, its type (``int``, ``float``,
         ``bool``, ``str``, ``tuple[str, ...]`` or ``tuple[float, ...]``), its default.
     """
@@ -55,6 +58,8 @@ class Option:
     executor: str = ""
     short_name: str | None = None
     path: Paths | None = None
+    roles: tuple[str, ...] = ()
+    role: str = ""
     field: str = ""
     kind: str = ""
     default: Any = None
@@ -68,6 +73,11 @@ class Option:
             if isinstance(self.choices, Registry):
                 text += " Or package.module:function."
         return text if self.default is None else f"{text} [{_shown(self.default)}]"
+
+    def of_role(self, role: str) -> Option:
+        """The option for one training alone; ``None``, its default, is what the other says."""
+        flag = f"{role}_{self.flag}"
+        return dataclasses.replace(self, flag=flag, default=None, roles=(), role=role)
 
     def refuse(self, value: Any) -> None:
         """Raises ``UsageError`` that names the flag, if it cannot have this value."""

@@ -35,6 +35,7 @@ EXPORT_FORMATS = (
     "tflite_sparse_float16", "tflite_sparse_int8",
 )  # fmt: skip
 TRAINING_ATTACK = "Attacks in training (l_inf, on pixels in [0, 1])"
+ROLES = ("search", "ticket")  # trainings that may have settings of their own
 DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
@@ -144,6 +145,14 @@ class ObjectiveConfig(Options):
 
 
 @dataclass(frozen=True)
+class Phase:
+    """Epochs of one training that share an objective."""
+
+    objective: ObjectiveConfig
+    epochs: int
+
+
+@dataclass(frozen=True)
 class ScheduleConfig(Options, topic="Training"):
     """Learning rate over the epochs; see ``tf_lottery.training.schedules``.
 
@@ -158,6 +167,7 @@ class ScheduleConfig(Options, topic="Training"):
         "step: x0.1 at 50 % and 75 % of the epochs.",
         flag="schedule",
         choices=("step", "cyclic", "cosine", "constant"),
+        roles=ROLES,
     )
     peak: float = option(0.1, check=positive, flag="learning_rate")
     warmup_start: float = option(0.01, check=positive)
@@ -169,6 +179,9 @@ class TrainConfig(Options, topic="Training"):
     """One training run of a network.
 
     Attributes:
+      objective: of the first phase.
+      phases: one after the other, ``epochs`` together; the schedule goes through. Empty: the
+        one objective all along.
       validation_attack: run on the validation images after every epoch; ``None``
         validates on clean images alone. The best epoch is the one with the highest
         validation accuracy under it.
@@ -185,14 +198,20 @@ class TrainConfig(Options, topic="Training"):
     epochs: int = option(100, check=at_least(1))
     batch_size: int = option(64, check=at_least(1))
     schedule: ScheduleConfig = ScheduleConfig()
-    momentum: float = option(0.9, "Of SGD, in [0, 1).", within("[0, 1)"))
-    weight_decay: float = option(1e-4, "L2 coefficient, added to every gradient.", at_least(0))
+    phases: tuple[Phase, ...] = field(default=(), metadata={"omit_default": True})
+    momentum: float = option(0.9, "Of SGD, in [0, 1).", within("[0, 1)"), roles=ROLES)
+    weight_decay: float = option(
+        1e-4, "L2 coefficient, added to every gradient.", at_least(0), roles=ROLES
+    )
     validation_attack: AttackConfig | None = None
     validation_images: int = added(
         0, "Validation images used each epoch; 0: all.", at_least(0), topic=TRAINING_ATTACK
     )
     dtype_policy: str = added(
-        "float32", "Precision of training; evaluation is always float32.", choices=DTYPE_POLICIES
+        "float32",
+        "Precision of training; evaluation is always float32.",
+        choices=DTYPE_POLICIES,
+        roles=ROLES,
     )
     keep_epochs: tuple[int, ...] = field(default=(), metadata={"omit_default": True})
     patience: int = added(
@@ -200,6 +219,7 @@ class TrainConfig(Options, topic="Training"):
         "Early stopping of dense training and retraining: epochs without a new best validation "
         "accuracy; 0: never.",
         at_least(0),
+        roles=("ticket",),
     )
     attack_loss_scale: float = added(
         0.0,
@@ -244,6 +264,31 @@ class TrainConfig(Options, topic="Training"):
             raise UsageError.bad_value(
                 "rewind_epoch", max(self.keep_epochs), f"at most the search's {self.epochs} epochs"
             )
+        if self.phases and sum(phase.epochs for phase in self.phases) != self.epochs:
+            raise ValueError("phases and epochs do not add up")
+
+    @property
+    def parts(self) -> tuple[Phase, ...]:
+        """The phases, at least one."""
+        return self.phases or (Phase(self.objective, self.epochs),)
+
+    def part(self, epoch: int) -> tuple[ObjectiveConfig, int]:
+        """The objective of an epoch, counted from 0, and the epoch in which it ends."""
+        end = 0
+        for phase in self.parts:
+            end += phase.epochs
+            if epoch < end:
+                break
+        return phase.objective, end
+
+    def shortened(self, epochs: int) -> TrainConfig:
+        """What it was if it ended after so many epochs; for its cost."""
+        phases, left = [], epochs
+        for phase in self.phases:
+            phases.append(dataclasses.replace(phase, epochs=min(left, phase.epochs)))
+            left -= phases[-1].epochs
+        kept = tuple(phase for phase in phases if phase.epochs)
+        return dataclasses.replace(self, epochs=epochs, phases=kept, keep_epochs=())
 
 
 @dataclass(frozen=True)

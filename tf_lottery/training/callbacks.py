@@ -32,8 +32,8 @@ class History(keras.callbacks.Callback):
     ``validation_robust`` (or ``None``), ``validation_fgsm`` (of FGSM training, else
     ``None``), ``collapsed`` (see ``CollapseGuard``, ``None`` without one), ``rollbacks``
     (how often the training had gone back until then), ``seconds`` (training alone),
-    ``startup_seconds`` (the part of it until the process's first step was done: tracing
-    and compiling), ``validation_seconds``, ``distance`` (see ``RelativeDistance``) and
+    ``startup_seconds`` (the part of it until the first step of the process, or of a phase, was
+    done: tracing and compiling), ``validation_seconds``, ``distance`` (see ``RelativeDistance``) and
     ``input_gradients`` (see ``GradientGuard``), both or ``None``. Rows written by older
     versions lack some keys.
 
@@ -57,7 +57,7 @@ class History(keras.callbacks.Callback):
         self._rates = rates
         self._steps_per_epoch = steps_per_epoch
         self._measures = measures
-        self._first_step_pending = True
+        self.starts_up()
         self.go_on(Position())
 
     def go_on(self, position: Position) -> None:
@@ -65,6 +65,10 @@ class History(keras.callbacks.Callback):
         self.rows: list[dict] = list(position.rows)
         self._rollbacks = position.rollbacks
         self._before = position.spent
+
+    def starts_up(self) -> None:
+        """The next step is traced and compiled first."""
+        self._first_step_pending = True
 
     def spent(self) -> dict[str, float]:
         """Of the epoch under way: ``seconds``, ``startup_seconds``, ``gradient_norm``."""

@@ -102,6 +102,9 @@ class UpdateMasks(keras.callbacks.Callback):
         if position.begun:
             self._masked.set_masks(self._masked.get_masks())
 
+    def on_train_begin(self, logs=None):
+        self._gradients_of = None  # the objective may be another one now
+
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch
 

@@ -14,7 +14,7 @@ from tf_lottery.keras import keras, tf
 from tf_lottery.models.frozen import frozen_logits
 from tf_lottery.objectives import Objective, Step
 from tf_lottery.options.registries import OBJECTIVES
-from tf_lottery.options.settings import TrainConfig, derive_seed
+from tf_lottery.options.settings import AttackConfig, ObjectiveConfig, TrainConfig, derive_seed
 from tf_lottery.pruning.masks import MaskedNetwork, keeps_all
 from tf_lottery.type_aliases import Attack, Tensor
 
@@ -101,6 +101,12 @@ class LotteryModel(keras.Model):
 
     def call(self, x, training=False):
         return self.network(x, training=training)
+
+    def minimise(self, objective: Objective, make_attack: Callable[..., Attack] | None) -> None:
+        """Another objective, from the next ``fit`` on."""
+        self.objective = objective
+        self.make_attack = make_attack
+        self.train_function = None  # traced again
 
     def loss_and_gradients(self, batch):
         """The loss, logits and labels for the accuracy, and the weights' gradients.
@@ -206,7 +212,27 @@ def attack_scale(config: TrainConfig) -> float | None:
 
 def watches_fgsm(config: TrainConfig) -> bool:
     """Whether FGSM is judged too on the validation images, see ``guards.CollapseGuard``."""
-    return config.objective.name == "fgsm" and config.validation_attack is not None
+    return config.validation_attack is not None and watched_attack(config) is not None
+
+
+def watched_attack(config: TrainConfig) -> AttackConfig | None:
+    """The FGSM that is trained on, in any phase."""
+    watched = (phase.objective for phase in config.parts if phase.objective.name == "fgsm")
+    return next((objective.attack for objective in watched), None)
+
+
+def objective_of(
+    objective: ObjectiveConfig, scale: float | None
+) -> tuple[Objective, Callable[..., Attack] | None]:
+    """What ``LotteryModel`` minimises, and the attack it trains against.
+
+    Args:
+      objective: of a training or one of its phases.
+      scale: see ``attack_scale``.
+    """
+    attack = objective.attack
+    make = functools.partial(make_attack, attack, gradient_scale=scale) if attack else None
+    return OBJECTIVES.find("objective", objective.name), make
 
 
 def make_training_model(
@@ -225,15 +251,11 @@ def make_training_model(
       seed: the run's root seed.
       validation_network, fetch, masks_change: as of ``LotteryModel``.
     """
-    attack = config.objective.attack
-    judged = [config.validation_attack, attack if watches_fgsm(config) else None]
+    judged = [config.validation_attack, watched_attack(config) if watches_fgsm(config) else None]
     validation_attack, validation_fgsm = (make_attack(one) if one else None for one in judged)
     return LotteryModel(
         masked,
-        OBJECTIVES.find("objective", config.objective.name),
-        functools.partial(make_attack, attack, gradient_scale=attack_scale(config))
-        if attack
-        else None,
+        *objective_of(config.objective, attack_scale(config)),
         attack_seed=derive_seed(seed, "attack"),
         weight_decay=config.weight_decay,
         validation_attack=validation_attack,

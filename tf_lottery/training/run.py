@@ -21,7 +21,7 @@ from tf_lottery.training import callbacks, checkpoints, guards
 from tf_lottery.training.checkpoints import Position
 from tf_lottery.training.distance import RelativeDistance
 from tf_lottery.training.mask_updates import UpdateMasks
-from tf_lottery.training.model import make_training_model
+from tf_lottery.training.model import attack_scale, make_training_model, objective_of
 from tf_lottery.training.optimizer import make_optimizer
 from tf_lottery.training.schedules import RateTable, rate_factor
 from tf_lottery.training.task import Task
@@ -139,6 +139,7 @@ class Training:
         self.model = make_training_model(
             self.placed, config, task.seed, twin, images, task.masks_change is not None
         )
+        self.objective = config.objective
         self.table = RateTable(task.rates)
         self.optimizer = make_optimizer(config, task.steps, self.table)
         self.optimizer.build(self.placed.network.trainable_variables)
@@ -233,9 +234,14 @@ class Training:
         )
 
     def _fit(self) -> None:
-        """To the end of an epoch that is under way, or else of all."""
+        """To the end of an epoch that is under way, or else of its phase."""
         task, epoch, step = self.task, self.position.epoch, self.position.step
-        end = epoch + 1 if step else task.config.epochs
+        objective, end = task.config.part(epoch)
+        end = epoch + 1 if step else end
+        if objective != self.objective:
+            self.objective = objective
+            self.model.minimise(*objective_of(objective, attack_scale(task.config)))
+            self.history.starts_up()
         verbose = task.reporting.verbose
         self.model.fit(
             task.batches(epoch, step, end, self.with_images),

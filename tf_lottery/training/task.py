@@ -20,7 +20,7 @@ from tf_lottery.data import (
 )
 from tf_lottery.keras import keras
 from tf_lottery.models.frozen_check import PROBED, check_frozen
-from tf_lottery.options.settings import TrainConfig, derive_seed
+from tf_lottery.options.settings import AttackConfig, TrainConfig, derive_seed
 from tf_lottery.pruning.masks import MaskedNetwork
 from tf_lottery.training import guards
 from tf_lottery.training.distribution import Distribution
@@ -106,6 +106,12 @@ class Task:
         return self.directory if self.distribution.chief else None
 
     @property
+    def attack(self) -> AttackConfig | None:
+        """What it trains against, in the last of its phases that has an attack."""
+        attacks = [phase.objective.attack for phase in self.config.parts]
+        return next((attack for attack in reversed(attacks) if attack), None)
+
+    @property
     def rates(self) -> np.ndarray:
         """The learning rate of every step."""
         return learning_rates(self.config.schedule, self.config.epochs, self.steps)
@@ -139,7 +145,7 @@ class Task:
 
     def check_frozen(self) -> None:
         """Raises ``FrozenError`` if attacks would differentiate another function."""
-        if self.config.objective.attack is None and self.config.validation_attack is None:
+        if self.attack is None and self.config.validation_attack is None:
             return
         for network in (self.masked.network, self.validation_network):
             if network is not None:
@@ -155,7 +161,7 @@ class Task:
 
     def gradient_guard(self) -> GradientGuard | None:
         """What watches the attack of a half-precision training; nothing else needs it."""
-        attack, twin = self.config.objective.attack, self.validation_network
+        attack, twin = self.attack, self.validation_network
         if attack is None or twin is None or self.config.dtype_policy == "float32":
             return None
         return GradientGuard(
