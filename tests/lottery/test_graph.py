@@ -95,9 +95,20 @@ def test_controls_share_the_boosting_search():
     for kind in ("reinit", "random_mask"):
         assert chosen[kind].ticket.parents["ticket"].key == chosen["boosting"].ticket.key
         assert keys(chosen[kind].searches) == keys(chosen["boosting"].searches)
-    trains = {entry.train.key for entry in chosen.values()}
-    assert len(trains) == len(KINDS)
+    trains = {kind: entry.train.key for kind, entry in chosen.items()}
+    assert len(set(trains.values())) == len(KINDS) - 1
+    assert trains["dense_twin"] == trains["dense"]  # tickets are trained as it is
     assert len(keys(in_order(s for e in chosen.values() for s in e.stages), "train")) == 7
+
+
+def test_the_twin_is_the_dense_network_trained_as_the_tickets_are():
+    chosen = by_kind(ticket_objective="fgsm", ticket_epochs=7)
+    twin, boosting = chosen["dense_twin"], chosen["boosting"]
+    assert twin.ticket is None
+    assert twin.train.settings["train"] == boosting.train.settings["train"]
+    assert twin.train.settings["train"]["epochs"] == 7
+    assert twin.train.parents == chosen["dense"].train.parents
+    assert twin.train.key != chosen["dense"].train.key
 
 
 def test_another_sparsity_keeps_the_searches():

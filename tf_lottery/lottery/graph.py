@@ -2,7 +2,8 @@
 
     init -> search training -> prune (and rewind) -> retrain -> evaluate, export
 
-- ``dense``: the unpruned network, trained with the full schedule.
+- ``dense``: the unpruned network, trained with the full schedule: what costs refer to.
+- ``dense_twin``: the unpruned network, trained as the tickets are (``--ticket_*``).
 - ``boosting``: searched at the small rate without warm-up (arXiv 2003.05733).
 - ``winning``: searched at the large rate with warm-up, like the dense baseline.
 - ``reinit``: the boosting ticket's mask on a fresh initialisation.
@@ -10,7 +11,8 @@
   positions, on its initialisation.
 
 Each of these kinds is a ticket finder, found by name in ``options.registries.FINDERS`` or as
-``package.module:function``: ``(config, name, given) -> stage``. The stage leaves ``ticket``;
+``package.module:function``: ``(config, name, given) -> stage``. The stage leaves ``ticket``, without one the unpruned network is
+trained as tickets are;
 ``name`` is for its labels, empty where the kind says it; ``given`` is the ticket of ``--ticket``.
 
 This module only says what depends on what; ``lottery.work`` does it.
@@ -38,7 +40,7 @@ class Entry:
 
     Attributes:
       kind: name of a finder.
-      ticket: the stage whose ticket is trained; ``None`` for dense.
+      ticket: the stage whose ticket is trained; ``None``: the unpruned network.
       train: its training.
       evaluations: by ``best`` and ``last`` epoch.
       export: of the best epoch.
@@ -84,10 +86,8 @@ def make_entry(
     """
     called = name or kind
     ticket: Stage | None = FINDERS.find("compare", kind)(config, name, given)
-    if ticket is None:
-        training, parents = config.train, {"start": init_stage(config, "init", name)}
-    else:
-        training, parents = config.ticket_train, {"ticket": ticket}
+    training = config.train if kind == "dense" else config.ticket_train
+    parents = {"ticket": ticket} if ticket else {"start": init_stage(config, "init", name)}
     train = train_stage(config, training, f"train: {called}", parents)
     evaluations = {
         which: Stage(
@@ -155,6 +155,9 @@ def train_stage(
 def dense(config: LotteryConfig, name: str, given: Ticket | None) -> None:
     """No ticket: the whole network is trained."""
     del config, name, given
+
+
+dense_twin = dense
 
 
 def boosting(config: LotteryConfig, name: str, given: Ticket | None) -> Stage:

@@ -42,6 +42,6 @@ FINDERS = Registry(
     "a ticket finder",
     {
         kind: f"tf_lottery.lottery.graph:{kind}"
-        for kind in ("dense", "boosting", "winning", "reinit", "random_mask")
+        for kind in ("dense", "dense_twin", "boosting", "winning", "reinit", "random_mask")
     },
 )

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 
 from tf_lottery.report.asked import About, Claim, Figure
 
-DENSE, BOOSTING = "dense", "boosting"
+DENSE, TWIN, BOOSTING = "dense", "dense_twin", "boosting"
 # What the boosting ticket is held against: the same mask on other weights, as many weights.
 CONTROLS = ("reinit", "random_mask")
 PHRASES = {
     "dense": "the dense network",
+    "dense_twin": "the dense network trained as the tickets are",
     "boosting": "the boosting ticket",
     "winning": "the winning ticket",
     "reinit": "the same mask re-initialised",
@@ -41,7 +42,7 @@ def claims(kinds: Sequence[str], attacks: bool) -> list[Claim]:
 
 def tickets(kinds: Sequence[str]) -> list[str]:
     """The kinds that are tickets: neither dense nor a control."""
-    return [kind for kind in kinds if kind != DENSE and kind not in CONTROLS]
+    return [kind for kind in kinds if kind not in (DENSE, TWIN, *CONTROLS)]
 
 
 def phrase(kind: str) -> str:
@@ -54,7 +55,7 @@ def _claims(kinds: Sequence[str], attacks: bool) -> Iterator[Claim]:
     pairs = [
         (ticket, other)
         for ticket in tickets(kinds)
-        for other in (DENSE, *(("reinit", "random_mask", "winning") if ticket == BOOSTING else ()))
+        for other in (DENSE, TWIN, *(("reinit", "random_mask", "winning") if ticket == BOOSTING else ()))
         if other in kinds
     ]
     for ticket, other in pairs:
@@ -66,7 +67,7 @@ def _claims(kinds: Sequence[str], attacks: bool) -> Iterator[Claim]:
                     f"{phrase(other)}", ticket, other, "test@last", "more")  # fmt: skip
         # The last epoch shows what robust overfitting leaves; the best one was chosen on
         # validation images.
-        if other in (DENSE, "winning"):
+        if other in (DENSE, TWIN, "winning"):
             yield Claim(f"best_{ticket}_{other}", f"at its best validation epoch {phrase(ticket)} "
                         f"is {robust} than {phrase(other)} at its own", ticket, other, "test@best",
                         "more")  # fmt: skip
@@ -76,11 +77,19 @@ def _claims(kinds: Sequence[str], attacks: bool) -> Iterator[Claim]:
                         "more")  # fmt: skip
     if DENSE not in kinds:
         return
+    if TWIN in kinds:
+        yield Claim("last_dense_twin_dense", f"{phrase(TWIN)} ends no more than half a point less "
+                    f"robust than {phrase(DENSE)}", TWIN, DENSE, "test@last", "not_less",
+                    margin=0.005)  # fmt: skip
     for kind in kinds:
         if kind != DENSE:
             yield Claim(f"reach_{kind}", f"{phrase(kind)}, search included, takes fewer FLOPs to "
                         "the dense network's best validation accuracy than that took itself",
                         kind, None, "run:flops_to_dense_over_dense", "less", value=1.0)  # fmt: skip
+    if TWIN in kinds:
+        yield Claim("cost_dense_twin", f"training {phrase(TWIN)} takes fewer FLOPs than the dense "
+                    "training", TWIN, None, "run:total_flops_over_dense", "less",
+                    value=1.0)  # fmt: skip
     for ticket in tickets(kinds):
         yield Claim(f"cost_{ticket}", f"search and training of {phrase(ticket)} take fewer FLOPs "
                     "than the dense training", ticket, None, "run:total_flops_over_dense", "less",

@@ -55,6 +55,7 @@ class Style(NamedTuple):
 
 KIND_STYLES = {
     "dense": Style("#333333", (0, (6, 2)), "s", ""),
+    "dense_twin": Style("#7A5195", (0, (3, 1, 1, 1)), "P", "----"),
     "boosting": Style("#D55E00", "-", "o", "////"),
     "winning": Style("#0072B2", (0, (7, 2, 1.5, 2)), "^", "...."),
     "reinit": Style("#009E73", (0, (1.2, 1.6)), "D", "\\\\\\\\"),

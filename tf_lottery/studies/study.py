@@ -210,11 +210,14 @@ class Study:
             series=arm.series or arm.name,
             x=arm.x,
             model=config.model.label,
-            sparsity=0.0 if arm.kind == "dense" else config.prune.sparsity,
+            sparsity=config.prune.sparsity if self._is_sparse(arm) else 0.0,
             reference=arm.reference,
             published=dict(arm.published),
             baseline=arm.baseline,
         )
+
+    def _is_sparse(self, arm: Arm) -> bool:
+        return self.cells[arm.name, self.seeds[0]].entry.ticket is not None
 
     def _row(self, arm: Arm, seed: int, workshop: Workshop) -> Row:
         cell = self.cells[arm.name, seed]
