@@ -49,6 +49,8 @@ BAD = [
     (DataConfig, {"train_examples": -1}, "train_examples"),
     (DataConfig, {"validation_examples": -1}, "validation_examples"),
     (DataConfig, {"test_examples": -1}, "test_examples"),
+    (DataConfig, {"image_size": 3}, "image_size"),
+    (DataConfig, {"image_size": -8}, "image_size"),
     (ModelConfig, {"name": "alexnet"}, "model"),
     (ModelConfig, {"depth": -1}, "depth"),
     (ModelConfig, {"name": "vgg", "depth": 9}, "depth"),
@@ -242,11 +244,16 @@ def other_value(default):
 
 ADDED = [
     (holder, field)
-    for holder in (train_config(epochs=4), PruneConfig(), whole(), AttackConfig(method="apgd"))
+    for holder in (
+        DataConfig(), train_config(epochs=4), PruneConfig(), whole(), AttackConfig(method="apgd"),
+    )
     for field in dataclasses.fields(holder)
     if field.metadata.get("omit_default")
-]
-WORDS = {"dtype_policy": "mixed_bfloat16", "on_overfit": "rollback", "method": "square"}
+]  # fmt: skip
+WORDS = {
+    "dtype_policy": "mixed_bfloat16", "on_overfit": "rollback", "method": "square",
+    "image_size": 16,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("holder", "field"), ADDED, ids=lambda v: getattr(v, "name", ""))
