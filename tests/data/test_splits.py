@@ -108,6 +108,55 @@ class TestLoad:
         assert len(seen) == 10
 
 
+@pytest.fixture
+def squares(monkeypatch):
+    """Random images of 12 x 12 pixels."""
+    rng = np.random.default_rng(5)
+    images = [rng.integers(0, 256, (n, 12, 12, 2)).astype(np.uint8) for n in (60, 20)]
+    labels = [(np.arange(n) % 3).astype(np.int32) for n in (60, 20)]
+    data = sources.RawData(images[0], labels[0], images[1], labels[1], ("a", "b", "c"))
+    monkeypatch.setattr(sources, "read", lambda name, data_dir: data)
+    return data
+
+
+class TestImageSize:
+    def test_every_part_is_shrunk_and_chosen_as_before(self, squares):
+        def blocks(images):
+            return np.rint(images.reshape(-1, 4, 3, 4, 3, 2).mean((2, 4)))
+
+        whole = load(DataConfig("toy", train_examples=30))
+        small = load(DataConfig("toy", train_examples=30, image_size=4))
+        assert small.input_shape == (4, 4, 2)
+        for part in ("train", "validation", "test"):
+            for what in ("index", "labels"):
+                name = f"{part}_{what}"
+                np.testing.assert_array_equal(getattr(small, name), getattr(whole, name))
+            images = getattr(small, f"{part}_images")
+            assert images.dtype == np.uint8
+            np.testing.assert_array_equal(images, blocks(getattr(whole, f"{part}_images")))
+        assert small.digest != whole.digest
+
+    @pytest.mark.parametrize("name", ["toy", "cifar10"])
+    def test_statistics_are_of_the_shrunk_training_split(self, squares, name):
+        """The paper's constants are those of CIFAR-10's own size."""
+        data = load(DataConfig(name, train_examples=30, image_size=6))
+        pixels = np.rint(squares.train_images.reshape(-1, 6, 2, 6, 2, 2).mean((2, 4))) / 255
+        assert data.mean == tuple(np.round(pixels.mean(axis=(0, 1, 2)), 4))
+        assert data.std == tuple(np.round(pixels.std(axis=(0, 1, 2)), 4))
+
+    def test_the_own_size_gives_the_own_images(self, squares):
+        assert load(DataConfig("toy", image_size=12)).digest == load(DataConfig("toy")).digest
+
+    def test_larger_ones_are_refused(self, squares):
+        with pytest.raises(UsageError, match=r"--image_size: got 13, .*from 4 to 12") as caught:
+            load(DataConfig("toy", image_size=13))
+        assert caught.value.flag == "image_size"
+
+    def test_what_is_not_square_is_refused(self, raw):
+        with pytest.raises(UsageError, match=r"--image_size: got 4, .* 2x3, not square"):
+            load(DataConfig("toy", image_size=4))
+
+
 class TestChoices:
     def test_validation_grows_by_its_end(self):
         large = splits.validation_positions(1000, 500, 10, "x")

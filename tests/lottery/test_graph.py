@@ -107,7 +107,7 @@ def test_the_twin_is_the_dense_network_trained_as_the_tickets_are():
     assert twin.ticket is None
     assert twin.train.settings["train"] == boosting.train.settings["train"]
     assert twin.train.settings["train"]["epochs"] == 7
-    assert twin.train.parents == chosen["dense"].train.parents
+    assert twin.train.parents["start"].key == chosen["dense"].train.parents["start"].key
     assert twin.train.key != chosen["dense"].train.key
 
 
@@ -146,6 +146,7 @@ def test_evaluation_settings_keep_the_training(change):
         {"search_objective": "pgd"},
         {"seed": 1},
         {"train_examples": 500},
+        {"image_size": 4},
         {"validation_examples": 50},
         {"model": "lenet"},
         {"width_multiplier": 0.5},
@@ -176,6 +177,13 @@ def test_the_place_of_the_data_changes_nothing():
     ours, theirs = by_kind(), by_kind(data_dir="/elsewhere")
     for kind in KINDS:
         assert keys(all_stages(ours[kind])) == keys(all_stages(theirs[kind]))
+
+
+def test_an_image_size_changes_every_key():
+    """The initialisation's too: of a dense layer behind the pixels there are other weights."""
+    ours, theirs = by_kind(), by_kind(image_size=4)
+    for kind in KINDS:
+        assert not keys(all_stages(ours[kind])) & keys(all_stages(theirs[kind]))
 
 
 def test_a_run_of_dense_alone_searches_nothing():

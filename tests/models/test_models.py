@@ -99,11 +99,24 @@ def test_width_multiplier_scales_every_hidden_width():
                     assert 2 * width == layer.kernel.shape[-1]
 
 
+@pytest.mark.parametrize(("name", "depth"), [(n, 16 if n == "vgg" else 0) for n in sorted(SMALL)])
+def test_no_network_is_too_deep_for_the_smallest_images(name, depth):
+    """Five poolings of 4 pixels: a side of 1 stays 1, and is the mean of itself."""
+    with tf.Graph().as_default():
+        model = build_model(name, (4, 4, 3), 10, 0, depth=depth, width_multiplier=0.1)
+        assert model.output_shape == (None, 10)
+        assert all(
+            None not in layer.output_shape[1:] and 0 not in layer.output_shape[1:]
+            for layer in model.layers
+            if not isinstance(layer.output_shape, list)
+        )
+
+
 # --- forward ------------------------------------------------------------------------
 
 
 @small_families
-@pytest.mark.parametrize("shape", [(32, 32, 3), (28, 28, 1), (8, 8, 1)])
+@pytest.mark.parametrize("shape", [(32, 32, 3), (28, 28, 1), (16, 16, 3), (8, 8, 1)])
 def test_forward(name, shape):
     model = small(name, shape)
     assert model.input_shape == (None, *shape)

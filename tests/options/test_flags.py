@@ -100,7 +100,9 @@ def test_help_lists_every_flag_once_under_a_topic():
     listed = re.findall(r"^  --(?:\[no\])?(\w+)", text, re.MULTILINE)
     assert sorted(listed) == sorted(set(listed))
     hidden = {"flagfile", "undefok"}
-    alone = re.findall(r"--((?:search|ticket)_\w+)(?=,|$)", text.partition("Of the search alone")[2])
+    alone = re.findall(
+        r"--((?:search|ticket)_\w+)(?=,|$)", text.partition("Of the search alone")[2]
+    )
     assert sorted(alone) == sorted(set(alone))
     assert {"search_recipe", "ticket_phases"} <= set(alone)
     assert {*listed, *alone} == set(flags.FLAGS) - hidden - {"h", "v"}

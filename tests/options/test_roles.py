@@ -11,7 +11,10 @@ from tf_lottery.options.settings import settings
 
 def test_a_training_may_have_a_value_of_its_own():
     config = lottery_config(
-        weight_decay=1e-3, ticket_weight_decay=0.0, search_schedule="cosine", ticket_objective="fgsm"
+        weight_decay=1e-3,
+        ticket_weight_decay=0.0,
+        search_schedule="cosine",
+        ticket_objective="fgsm",
     )
     assert config.train.weight_decay == config.search.weight_decay == 1e-3
     assert config.ticket_train.weight_decay == 0
@@ -55,12 +58,20 @@ def test_phases_are_objectives_one_after_the_other():
     assert [(p.objective.name, p.objective.attack.steps, p.epochs) for p in train.parts] == [
         ("fgsm", 1, 20), ("pgd", 10, 4),
     ]  # fmt: skip
-    assert [train.part(epoch)[0].name for epoch in (0, 19, 20, 23)] == ["fgsm", "fgsm", "pgd", "pgd"]
+    assert [train.part(epoch)[0].name for epoch in (0, 19, 20, 23)] == [
+        "fgsm",
+        "fgsm",
+        "pgd",
+        "pgd",
+    ]
     assert [train.part(epoch)[1] for epoch in (0, 19, 20, 23)] == [20, 20, 24, 24]
 
 
 def test_one_phase_is_no_phase():
-    assert lottery_config(phases=("fgsm:20",)).train == lottery_config(objective="fgsm", epochs=20).train
+    assert (
+        lottery_config(phases=("fgsm:20",)).train
+        == lottery_config(objective="fgsm", epochs=20).train
+    )
 
 
 def test_a_training_that_ended_early_had_fewer_phases():

@@ -50,6 +50,8 @@ BAD = [
     (DataConfig, {"train_examples": -1}, "train_examples"),
     (DataConfig, {"validation_examples": -1}, "validation_examples"),
     (DataConfig, {"test_examples": -1}, "test_examples"),
+    (DataConfig, {"image_size": 3}, "image_size"),
+    (DataConfig, {"image_size": -8}, "image_size"),
     (ModelConfig, {"name": "alexnet"}, "model"),
     (ModelConfig, {"depth": -1}, "depth"),
     (ModelConfig, {"name": "vgg", "depth": 9}, "depth"),
@@ -243,12 +245,15 @@ def other_value(default):
 
 ADDED = [
     (holder, field)
-    for holder in (train_config(epochs=4), PruneConfig(), whole(), AttackConfig(method="apgd"))
+    for holder in (
+        DataConfig(), train_config(epochs=4), PruneConfig(), whole(), AttackConfig(method="apgd"),
+    )
     for field in dataclasses.fields(holder)
     if field.metadata.get("omit_default")
-]
+]  # fmt: skip
 WORDS = {
     "dtype_policy": "mixed_bfloat16", "on_overfit": "rollback", "method": "square",
+    "image_size": 16,
     "phases": (Phase(ObjectiveConfig("natural"), 1), Phase(ObjectiveConfig("natural"), 3)),
 }  # fmt: skip
 

@@ -7,6 +7,7 @@ sees the same validation images.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 from dataclasses import dataclass, fields
@@ -14,11 +15,13 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from tf_lottery.data import sources
+from tf_lottery.data.resizing import area_average
 from tf_lottery.errors import DataError, UsageError
-from tf_lottery.options.settings import DataConfig, derive_seed
+from tf_lottery.options.settings import SMALLEST_IMAGE, DataConfig, derive_seed
 
 # On [0, 1] pixels, per channel. The paper's constants, which are not those of the
-# training pixels: the widely used deviations are means over images.
+# training pixels: the widely used deviations are means over images. Of images of the set's own
+# size: smaller ones deviate less.
 PUBLISHED_STATISTICS = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
 }
@@ -79,14 +82,18 @@ class ImageData:
 
 
 def load(config: DataConfig) -> ImageData:
-    """Reads and splits a data set.
+    """Reads, shrinks and splits a data set.
 
     Raises:
-      UsageError: unknown data set, or more examples asked for than there are.
+      UsageError: unknown data set, more examples asked for than there are, or an image size
+        that the images cannot be shrunk to.
       DataError: the set cannot be had, read or used here.
     """
     name = config.name.partition(":")[0]
     raw = sources.read(config.name, config.data_dir)
+    published = PUBLISHED_STATISTICS.get(name)
+    if config.image_size:
+        raw, published = _shrunk(raw, config.image_size, name), None
     num_classes = len(raw.class_names)
     validation = validation_positions(
         len(raw.train_labels), config.validation_examples, num_classes, name
@@ -96,7 +103,7 @@ def load(config: DataConfig) -> ImageData:
     test = first_test_positions(len(raw.test_labels), config.test_examples, name)
     train_images = raw.train_images[train]
     # Of the whole training split: a subset must not change the network's first layer.
-    mean, std = PUBLISHED_STATISTICS.get(name) or channel_statistics(raw.train_images)
+    mean, std = published or channel_statistics(raw.train_images)
     data = ImageData(
         name=name,
         train_images=train_images,
@@ -117,6 +124,26 @@ def load(config: DataConfig) -> ImageData:
         if isinstance(array, np.ndarray):
             array.setflags(write=False)
     return data
+
+
+def _shrunk(raw: sources.RawData, size: int, name: str) -> sources.RawData:
+    """All images at ``size`` x ``size`` pixels."""
+    height, width = raw.train_images.shape[1:3]
+    if height != width:
+        raise UsageError.bad_value(
+            "image_size", size, f"0: images of {name} are {height}x{width}, not square"
+        )
+    if size > height:
+        raise UsageError.bad_value(
+            "image_size",
+            size,
+            f"from {SMALLEST_IMAGE} to {height}, the side of images of {name}, or 0 for that",
+        )
+    return dataclasses.replace(
+        raw,
+        train_images=area_average(raw.train_images, size),
+        test_images=area_average(raw.test_images, size),
+    )
 
 
 def validation_positions(

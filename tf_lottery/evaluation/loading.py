@@ -73,6 +73,14 @@ class LoadedModel:
         return (training.get("data") or {}).get("name") or ticket.get("dataset")
 
     @property
+    def image_size(self) -> int:
+        """``--image_size`` of the training or search, 0 where its provenance does not say."""
+        record = self.metadata or {}
+        ticket = record.get("ticket") or {}
+        found = record.get("training") or ticket.get("found") or {}
+        return (found.get("data") or {}).get("image_size") or 0
+
+    @property
     def is_untrained_ticket(self) -> bool:
         """True for the masked initial weights of a ticket."""
         record = self.metadata or {}

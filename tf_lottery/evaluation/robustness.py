@@ -173,9 +173,10 @@ def _check_images(model: LoadedModel, data: ImageData) -> None:
         described = describe(model.model)
         for ours, theirs in zip(described.image_shape, data.input_shape, strict=True):
             if ours not in (None, theirs):
+                size = f"; trained with --image_size={model.image_size}" if model.image_size else ""
                 raise UsageError(
                     f"--dataset: images of {data.name} are {data.input_shape}, "
-                    f"{model.name} takes {described.image_shape}",
+                    f"{model.name} takes {described.image_shape}{size}",
                     "dataset",
                 )
         classes, highest = described.check(data.input_shape), int(data.test_labels.max())

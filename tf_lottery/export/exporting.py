@@ -104,8 +104,8 @@ def find_images(
       loaded: the model.
       config: of the command line. Unless ``--test_examples`` was set, at most 1,000 test
         images are used.
-      given: the flags that were set: ``--dataset`` beats the record, and what is wrong with a
-        flag that was set is an error.
+      given: the flags that were set: ``--dataset`` and ``--image_size`` beat the record, and
+        what is wrong with a flag that was set is an error.
       formats: that are to be written: those of int8 need images of any model.
 
     Raises:
@@ -117,8 +117,9 @@ def find_images(
     name = config.name if "dataset" in given else loaded.dataset
     if name is None:
         return Images(None, "the model has no record of its data set; --dataset=NAME says which")
+    size = config.image_size if "image_size" in given else loaded.image_size
     try:
-        data = load(dataclasses.replace(config, name=name))
+        data = load(dataclasses.replace(config, name=name, image_size=size))
         _check_fit(loaded, data)
     except UsageError as error:
         if error.flag in given:

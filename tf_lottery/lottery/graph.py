@@ -128,7 +128,9 @@ def init_stage(config: LotteryConfig, purpose: str = "init", name: str = "") -> 
     """An initialisation: the run's own (``init``), or another for another purpose."""
     # The data set gives the input shape and the classes; its pixels matter only
     # to a network that is normalised by them.
-    data = training_data(config) if config.model.normalize else {"name": config.data.name}
+    data = training_data(config)
+    if not config.model.normalize:
+        data = {name: data[name] for name in ("name", "image_size") if name in data}
     chosen = {
         "model": settings(config.model),
         "data": data,

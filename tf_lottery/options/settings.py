@@ -39,6 +39,15 @@ ROLES = ("search", "ticket")  # trainings that may have settings of their own
 DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
+SMALLEST_IMAGE = 4  # pixels on a side
+
+
+def _image_size(flag: str, size: int) -> None:
+    if size and size < SMALLEST_IMAGE:
+        allowed = f"{SMALLEST_IMAGE} or more, or 0 for the data set's own"
+        raise UsageError.bad_value(flag, size, allowed)
+
+
 def _data_set(flag: str, name: str) -> None:
     if not re.fullmatch(r"[a-z0-9_]+(/[a-z0-9_.\-]+)?(:\d+\.\d+\.\d+)?", name):
         raise UsageError.bad_value(flag, name, "a data set's name such as cifar10")
@@ -72,6 +81,12 @@ class DataConfig(Options, topic="Data"):
         "Where tensorflow-datasets keeps its sets. Default: its own.",
         recorded=False,
         path="url",
+    )
+    image_size: int = added(
+        0,
+        "Height and width that square images are shrunk to, by area average, before anything sees "
+        "them; 0: the set's own.",
+        _image_size,
     )
 
     def __post_init__(self):

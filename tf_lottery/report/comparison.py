@@ -55,7 +55,11 @@ def _claims(kinds: Sequence[str], attacks: bool) -> Iterator[Claim]:
     pairs = [
         (ticket, other)
         for ticket in tickets(kinds)
-        for other in (DENSE, TWIN, *(("reinit", "random_mask", "winning") if ticket == BOOSTING else ()))
+        for other in (
+            DENSE,
+            TWIN,
+            *(("reinit", "random_mask", "winning") if ticket == BOOSTING else ()),
+        )
         if other in kinds
     ]
     for ticket, other in pairs:
