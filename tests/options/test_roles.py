@@ -94,7 +94,7 @@ def test_phases_are_of_dense_training_and_retraining_unless_told():
 
 
 @pytest.mark.parametrize(
-    "given, flag, told",
+    ("given", "flag", "told"),
     [
         ({"phases": ("fgsm:2", "pgd:2"), "epochs": 5}, "phases", "--epochs=5"),
         ({"phases": ("fgsm:2", "pgd:2"), "ticket_epochs": 5}, "ticket_phases", "--ticket_epochs=5"),

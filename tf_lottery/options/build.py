@@ -219,10 +219,10 @@ class DeviceOptions(Options, topic=DEVICES):
 
 def _with_roles(options: Iterable[Option]) -> dict[str, Option]:
     """By flag, each followed by those of single trainings, but for those declared by themselves."""
-    told = {option.flag: option for option in options}
+    told = {shared.flag: shared for shared in options}
     found: dict[str, Option] = {}
-    for option in told.values():
-        for own in (option, *map(option.of_role, option.roles)):
+    for shared in told.values():
+        for own in (shared, *map(shared.of_role, shared.roles)):
             found.setdefault(own.flag, told.get(own.flag, own))
     return found
 
@@ -351,13 +351,13 @@ def _values_of(role: str, values: Mapping[str, Any]) -> dict[str, Any]:
       UsageError: one that cannot have this value.
     """
     found = dict(values)
-    for option in OPTIONS.values():
-        own = OPTIONS.get(f"{role}_{option.flag}")
-        if role not in option.roles or own is None or values[own.flag] is None:
+    for shared in OPTIONS.values():
+        own = OPTIONS.get(f"{role}_{shared.flag}")
+        if role not in shared.roles or own is None or values[own.flag] is None:
             continue
         own.refuse(values[own.flag])
         if own.role or values[own.flag]:  # 0 of those declared by themselves: that of all
-            found[option.flag] = values[own.flag]
+            found[shared.flag] = values[own.flag]
     # What somebody said of one training alone is one objective or several.
     if values[f"{role}_phases"] is None and (role == "search" or values[f"{role}_objective"]):
         found["phases"] = ()

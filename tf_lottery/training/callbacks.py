@@ -33,9 +33,9 @@ class History(keras.callbacks.Callback):
     ``None``), ``collapsed`` (see ``CollapseGuard``, ``None`` without one), ``rollbacks``
     (how often the training had gone back until then), ``seconds`` (training alone),
     ``startup_seconds`` (the part of it until the first step of the process, or of a phase, was
-    done: tracing and compiling), ``validation_seconds``, ``distance`` (see ``RelativeDistance``) and
-    ``input_gradients`` (see ``GradientGuard``), both or ``None``. Rows written by older
-    versions lack some keys.
+    done: tracing and compiling), ``validation_seconds``, ``distance`` (see
+    ``RelativeDistance``) and ``input_gradients`` (see ``GradientGuard``), both or ``None``. Rows
+    written by older versions lack some keys.
 
     Args:
       path: of the file; ``None``: there is to be no file.
