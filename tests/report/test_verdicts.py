@@ -252,8 +252,19 @@ def test_the_boosting_ticket_is_held_against_all_others():
 def test_without_a_dense_network_nothing_is_held_against_it():
     assert sides(("boosting", "reinit")) == {
         ("boosting", "reinit", "validation@1"), ("boosting", "reinit", "test@last"),
+        ("boosting", "reinit", "test@best"),
     }  # fmt: skip
     assert sides(("dense",)) == sides(("reinit", "random_mask")) == set()
+
+
+def test_the_twin_is_what_the_ticket_is_held_against_and_no_ticket_itself():
+    kinds = ("dense", "dense_twin", "boosting")
+    found = sides(kinds)
+    assert ("boosting", "dense_twin", "test@best") in found
+    assert ("dense_twin", None, "run:total_flops_over_dense") in found
+    assert not any(theirs == "boosting" for _, theirs, _ in found)
+    (robust,) = [c for c in comparison.claims(kinds, True) if c.id == "last_dense_twin_dense"]
+    assert (robust.expect, robust.margin) == ("not_less", 0.005)
 
 
 def test_clean_images_are_a_claim_of_their_own_under_attack_only():

@@ -11,8 +11,9 @@
   positions, on its initialisation.
 
 Each of these kinds is a ticket finder, found by name in ``options.registries.FINDERS`` or as
-``package.module:function``: ``(config, name, given) -> stage``. The stage leaves ``ticket``; without
-one (``None``) the unpruned network is trained as tickets are. ``name`` is for its labels, empty where the kind says it; ``given`` is the ticket of ``--ticket``.
+``package.module:function``: ``(config, name, given) -> stage``. The stage leaves ``ticket``;
+without one (``None``) the unpruned network is trained as tickets are. ``name`` is for its labels,
+empty where the kind says it; ``given`` is the ticket of ``--ticket``.
 
 This module only says what depends on what; ``lottery.work`` does it.
 """

@@ -71,10 +71,9 @@ def _claims(kinds: Sequence[str], attacks: bool) -> Iterator[Claim]:
                     f"{phrase(other)}", ticket, other, "test@last", "more")  # fmt: skip
         # The last epoch shows what robust overfitting leaves; the best one was chosen on
         # validation images.
-        if other in (DENSE, TWIN, "winning"):
-            yield Claim(f"best_{ticket}_{other}", f"at its best validation epoch {phrase(ticket)} "
-                        f"is {robust} than {phrase(other)} at its own", ticket, other, "test@best",
-                        "more")  # fmt: skip
+        yield Claim(f"best_{ticket}_{other}", f"at its best validation epoch {phrase(ticket)} "
+                    f"is {robust} than {phrase(other)} at its own", ticket, other, "test@best",
+                    "more")  # fmt: skip
         if other == DENSE and attacks:
             yield Claim(f"natural_{ticket}", f"{phrase(ticket)} ends more accurate on clean "
                         f"images than {phrase(other)}", ticket, other, "test_natural@last",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tf_lottery.files import slug
 from tf_lottery.report import formats, ledger, pages, tables
+from tf_lottery.report.answers import answers
 from tf_lottery.report.captions import caption
 from tf_lottery.report.document import hardware, images, origin
 from tf_lottery.report.figures.drawing import save_figures
@@ -129,8 +130,10 @@ def _verdicts(document: Results) -> Iterator[Block]:
     found = verdicts(document)
     if not found and not document.is_of_the_paper:
         return
-    yield Paragraph(tally(found))
     items = []
+    for question, text in answers(document):
+        yield Paragraph(text, question)
+    yield Paragraph(tally(found))
     for verdict in found:
         note = verdict.detail + (f" Paper: {verdict.paper}" if verdict.paper else "")
         lead = f"{verdict.claim}: {verdict.outcome}{',' * bool(verdict.found)}"

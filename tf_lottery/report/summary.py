@@ -1,8 +1,9 @@
-"""A study as plain text for a terminal: a row an arm, and what became of the claims."""
+"""A study as plain text for a terminal: a row an arm, and what it says of what was asked."""
 
 from __future__ import annotations
 
 from tf_lottery.report import measures, tables, values
+from tf_lottery.report.answers import answers
 from tf_lottery.report.limits import unmeasured
 from tf_lottery.report.measures import Measure
 from tf_lottery.report.results import Arm, Results
@@ -14,8 +15,10 @@ _NAME = 36  # characters of an arm's name
 
 
 def summary(document: Results) -> str:
-    """A row an arm (means over the seeds) and a line a claim."""
-    blocks = [_arms(document), _claims(document)]
+    """A row an arm (means over the seeds); of a comparison with the dense network three answers,
+    else a line a claim."""
+    asked = [hanging(printable(text), f"{question} ", 4) for question, text in answers(document)]
+    blocks = [_arms(document), "\n".join(asked), _claims(document, brief=bool(asked))]
     if document.is_of_the_paper:
         about = document.study
         parts = [
@@ -79,10 +82,12 @@ def _reading(document: Results) -> str:
     return hanging(f"{'; '.join([*parts, spread])}.", "", 0)
 
 
-def _claims(document: Results) -> str:
+def _claims(document: Results, brief: bool) -> str:
     found = verdicts(document)
     if not found and not document.is_of_the_paper:
         return ""
+    if brief:
+        return f"{tally(found)} The report has them all."
     width = max((len(verdict.outcome) for verdict in found), default=0)
     rows = [tally(found)]
     for verdict in found:
