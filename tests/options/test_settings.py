@@ -75,6 +75,12 @@ BAD = [
     (ScheduleConfig, {"peak": math.inf}, "learning_rate"),
     (ScheduleConfig, {"warmup_start": -1}, "warmup_start"),
     (ScheduleConfig, {"warmup_epochs": -1}, "warmup_epochs"),
+    (ScheduleConfig, {"drops": ()}, "rate_drops"),
+    (ScheduleConfig, {"drops": (0.0, 0.5)}, "rate_drops"),
+    (ScheduleConfig, {"drops": (0.5, 1.0)}, "rate_drops"),
+    (ScheduleConfig, {"drops": (0.75, 0.5)}, "rate_drops"),
+    (ScheduleConfig, {"drops": (0.5, math.nan)}, "rate_drops"),
+    (ScheduleConfig, {"name": "cosine", "drops": (0.5,)}, "rate_drops"),
     (train_config, {"epochs": 0}, "epochs"),
     (train_config, {"batch_size": 0}, "batch_size"),
     (train_config, {"momentum": 1.0}, "momentum"),
@@ -242,11 +248,22 @@ def other_value(default):
 
 ADDED = [
     (holder, field)
-    for holder in (train_config(epochs=4), PruneConfig(), whole(), AttackConfig(method="apgd"))
+    for holder in (
+        train_config(epochs=4),
+        ScheduleConfig(),
+        PruneConfig(),
+        whole(),
+        AttackConfig(method="apgd"),
+    )
     for field in dataclasses.fields(holder)
     if field.metadata.get("omit_default")
 ]
-WORDS = {"dtype_policy": "mixed_bfloat16", "on_overfit": "rollback", "method": "square"}
+WORDS = {
+    "drops": (0.25,),
+    "dtype_policy": "mixed_bfloat16",
+    "on_overfit": "rollback",
+    "method": "square",
+}
 
 
 @pytest.mark.parametrize(("holder", "field"), ADDED, ids=lambda v: getattr(v, "name", ""))

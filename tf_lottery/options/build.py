@@ -21,6 +21,7 @@ from tf_lottery.options.option import Options, option
 from tf_lottery.options.registries import OBJECTIVES
 from tf_lottery.options.settings import (
     TRAINING_ATTACK,
+    WARMED_UP,
     DataConfig,
     LotteryConfig,
     ModelConfig,
@@ -245,7 +246,7 @@ def lottery_config(**options: Any) -> LotteryConfig:
     ) -> TrainConfig:
         epochs = epochs or asked.epochs
         warmup = 0
-        if warm and values["schedule"] != "cyclic":
+        if warm and values["schedule"] in WARMED_UP:
             default = min(arch.warmup_epochs, epochs // 2)
             warmup = default if asked.warmup_epochs is None else asked.warmup_epochs
         return TrainConfig.of(
