@@ -225,6 +225,13 @@ class TrainConfig(Options, topic="Training"):
         "accuracy; 0: never.",
         at_least(0),
     )
+    ema_decay: float = added(
+        0.0,
+        "Dense training and retraining average their weights after every step, at most with this "
+        "decay (such as 0.995); the average is validated beside the weights and is what counts. "
+        "0: no average.",
+        within("[0, 1)"),
+    )
     attack_loss_scale: float = added(
         0.0,
         "Factor on the training attack's loss under --dtype_policy; 0: in float16 one for each "
