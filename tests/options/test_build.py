@@ -114,7 +114,10 @@ def test_the_warmup_takes_at_most_half_of_the_epochs():
     assert lottery_config(epochs=1).train.schedule.warmup_epochs == 0
     assert lottery_config(epochs=6, warmup_epochs=5).train.schedule.warmup_epochs == 5
     assert lottery_config(epochs=6, warmup_epochs=0).train.schedule.warmup_epochs == 0
-    assert lottery_config(schedule="cyclic").train.schedule.warmup_epochs == 0
+    for name in ("cyclic", "triangular", "one_cycle"):
+        assert lottery_config(schedule=name).train.schedule.warmup_epochs == 0
+    for name in ("step", "cosine", "constant"):
+        assert lottery_config(schedule=name).train.schedule.warmup_epochs == 9
 
 
 def test_normalisation_goes_with_natural_training():

@@ -143,6 +143,7 @@ def other(told):
         "float": ("5/8", 0.625),
         "str": ("word", "word"),
         "tuple[str, ...]": ("a,b", ("a", "b")),
+        "tuple[float, ...]": ("1/4,0.625", (0.25, 0.625)),
     }[told.kind]
 
 

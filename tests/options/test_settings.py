@@ -78,6 +78,12 @@ BAD = [
     (ScheduleConfig, {"peak": math.inf}, "learning_rate"),
     (ScheduleConfig, {"warmup_start": -1}, "warmup_start"),
     (ScheduleConfig, {"warmup_epochs": -1}, "warmup_epochs"),
+    (ScheduleConfig, {"drops": ()}, "rate_drops"),
+    (ScheduleConfig, {"drops": (0.0, 0.5)}, "rate_drops"),
+    (ScheduleConfig, {"drops": (0.5, 1.0)}, "rate_drops"),
+    (ScheduleConfig, {"drops": (0.75, 0.5)}, "rate_drops"),
+    (ScheduleConfig, {"drops": (0.5, math.nan)}, "rate_drops"),
+    (ScheduleConfig, {"name": "cosine", "drops": (0.5,)}, "rate_drops"),
     (train_config, {"epochs": 0}, "epochs"),
     (train_config, {"batch_size": 0}, "batch_size"),
     (train_config, {"momentum": 1.0}, "momentum"),
@@ -246,14 +252,15 @@ def other_value(default):
 ADDED = [
     (holder, field)
     for holder in (
-        DataConfig(), train_config(epochs=4), PruneConfig(), whole(), AttackConfig(method="apgd"),
+        DataConfig(), train_config(epochs=4), ScheduleConfig(), PruneConfig(), whole(),
+        AttackConfig(method="apgd"),
     )
     for field in dataclasses.fields(holder)
     if field.metadata.get("omit_default")
 ]  # fmt: skip
 WORDS = {
-    "dtype_policy": "mixed_bfloat16", "on_overfit": "rollback", "method": "square",
-    "image_size": 16,
+    "drops": (0.25,), "dtype_policy": "mixed_bfloat16", "on_overfit": "rollback",
+    "method": "square", "image_size": 16, "ema_decay": 0.995,
     "phases": (Phase(ObjectiveConfig("natural"), 1), Phase(ObjectiveConfig("natural"), 3)),
 }  # fmt: skip
 

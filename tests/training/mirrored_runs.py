@@ -108,12 +108,17 @@ def main(root: Path) -> None:
     for norm, config in PGD.items():
         trained(f"{norm}-1", config, one)
         trained(f"{norm}-2", config, two)
+    averaged = dataclasses.replace(NATURAL, ema_decay=0.9)
+    trained("averaged-1", averaged, one)
+    trained("averaged-2", averaged, two)
     apart = dataclasses.replace(NATURAL, batch_norm_groups=2)
     trained("apart", apart, two)
     # Goes on with other devices, or the same.
     interrupted("resumed", NATURAL, one, epochs=1)
     interrupted("resumed", NATURAL, two, epochs=2)
     trained("resumed", NATURAL, one)
+    interrupted("resumed-averaged", averaged, one, epochs=1)
+    trained("resumed-averaged", averaged, two)
     interrupted("resumed-apart", apart, two, epochs=1)
     trained("resumed-apart", apart, two)
 

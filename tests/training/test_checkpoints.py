@@ -181,7 +181,7 @@ data = ImageData("t", x, y, y, x, y, y, x, y, y, tuple("abcd"), (0.5,), (0.5,))
 config = TrainConfig(
     ObjectiveConfig("fgsm", attack_from_name("fgsm")), epochs=6, batch_size=8,
     schedule=ScheduleConfig("cyclic"), validation_attack=attack_from_name("pgd2"),
-    keep_epochs=(2,), checkpoint_minutes=1e-9,
+    keep_epochs=(2,), checkpoint_minutes=1e-9, ema_decay=float(sys.argv[4]),
 )
 
 class Killed(BaseException):
@@ -247,17 +247,19 @@ print("killed", killed)
 """
 
 
-def soak(place, kills, seed):
+def soak(place, kills, seed, decay=0.0):
     done = subprocess.run(
-        [sys.executable, "-c", _SOAK, str(place), str(kills), str(seed)],
+        [sys.executable, "-c", _SOAK, str(place), str(kills), str(seed),
+         str(decay)],
         capture_output=True, text=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     return int(done.stdout.split()[-1])
 
 
-def test_killed_now_and_then_the_end_is_bit_identical(tmp_path):
-    assert soak(tmp_path, kills=4, seed=0) >= 2
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_killed_now_and_then_the_end_is_bit_identical(tmp_path, decay):
+    assert soak(tmp_path, kills=4, seed=0, decay=decay) >= 2
 
 
 @pytest.mark.slow

@@ -95,7 +95,19 @@ def test_two_devices_attack_what_one_does(runs, norm, tolerance):
     assert largest_difference(runs / f"{norm}-1", runs / "natural-1") > 10 * tolerance["atol"]
 
 
-@pytest.mark.parametrize("name", ["natural-2", "linf-2", "apart"])
+@pytest.mark.parametrize("name", ["averaged-2", "resumed-averaged"])
+def test_two_devices_average_what_one_does(runs, name):
+    assert_same_run(runs / name, runs / "averaged-1", CLOSE)
+    ours, theirs = (
+        json.loads((runs / each / "history.json").read_text()) for each in (name, "averaged-1")
+    )
+    assert [row["raw_natural"] for row in ours] == [row["raw_natural"] for row in theirs]
+    assert [row["weights"] for row in ours] == [row["weights"] for row in theirs]
+    # The comparison can fail: the average is not what is trained.
+    assert largest_difference(runs / "averaged-1", runs / "natural-1") > 100 * CLOSE["atol"]
+
+
+@pytest.mark.parametrize("name", ["natural-2", "linf-2", "averaged-2", "apart"])
 def test_pruned_weights_stay_zero_on_two_devices(runs, name):
     masks = weights.read_arrays(runs / name / "masks.npz")
     for file in ("epoch-1", "final"):

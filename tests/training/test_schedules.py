@@ -1,6 +1,7 @@
 """Learning rates against values by hand and against published curves."""
 
 import csv
+import math
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,65 @@ def test_cyclic_rises_for_two_fifths_and_falls_to_nothing():
     np.testing.assert_allclose(rates[20], 0.1, rtol=1e-6)
     np.testing.assert_allclose(rates[70], 0.1, rtol=1e-6)
     np.testing.assert_allclose(rates[99], 0.2 / 60, rtol=1e-5)
+
+
+def test_triangular_rises_for_half_and_falls_to_nothing():
+    """Fast AT's 15 epochs up to 0.2, here of two steps each, and a number of steps that is odd."""
+    rates = learning_rates(ScheduleConfig("triangular", peak=0.2), 15, 2)
+    assert rates.dtype == np.float32
+    up, down = np.arange(16) / 15, np.arange(14, 0, -1) / 15
+    np.testing.assert_allclose(rates, 0.2 * np.array([*up, *down]), rtol=1e-6)
+    odd = learning_rates(ScheduleConfig("triangular", peak=1.0), 5, 1)
+    np.testing.assert_allclose(odd, [0, 0.4, 0.8, 0.8, 0.4], rtol=1e-6)  # 2.5 is the peak
+
+
+def test_the_two_triangles_differ():
+    cyclic, triangular = (
+        learning_rates(ScheduleConfig(name, peak=0.2), 10, 10) for name in ("cyclic", "triangular")
+    )
+    assert (cyclic.argmax(), triangular.argmax()) == (40, 50)
+
+
+def test_one_cycle_by_hand():
+    rates = learning_rates(ScheduleConfig("one_cycle", peak=0.1), 10, 2)
+    assert rates.dtype == np.float32
+    # 30 % of twenty steps: the sixth is at the peak; half-way, half of the difference.
+    np.testing.assert_allclose(rates[[0, 5]], [0.1 / 25, 0.1], rtol=1e-6)
+    np.testing.assert_allclose(rates[12], (0.1 + 0.1 / 250_000) / 2, rtol=1e-6)
+    np.testing.assert_allclose(rates[19], 0.1 / 250_000, rtol=1e-4)
+    assert (np.diff(rates[:6]) > 0).all()
+    assert (np.diff(rates[5:]) < 0).all()
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1, 1), (1, 3), (3, 1), (7, 5), (30, 11)])
+def test_one_cycle_step_by_step(epochs, steps):
+    """PyTorch's ``OneCycleLR`` as its documentation has it: where the phases end, how they bend."""
+
+    def between(first, second, share):
+        return second + (first - second) / 2 * (1 + math.cos(math.pi * share))
+
+    total, peak = epochs * steps, 0.3
+    top, last, expected = 0.3 * total - 1, total - 1, []
+    for step in range(total):
+        if step <= top:
+            expected.append(between(peak / 25, peak, step / top))
+        else:
+            expected.append(between(peak, peak / 25 / 1e4, (step - top) / (last - top)))
+    rates = learning_rates(ScheduleConfig("one_cycle", peak=peak), epochs, steps)
+    np.testing.assert_allclose(rates, expected, rtol=1e-5)
+
+
+def test_drops_where_they_are_asked_for():
+    early = ScheduleConfig("step", peak=0.1, drops=(0.2, 0.4, 0.9))
+    expected = [0.1] * 2 + [0.01] * 2 + [0.001] * 5 + [0.0001]
+    np.testing.assert_allclose(per_epoch(early, 10), expected, rtol=1e-6)
+    one = ScheduleConfig("step", peak=0.1, warmup_start=0.01, warmup_epochs=9, drops=(0.25,))
+    np.testing.assert_allclose(per_epoch(one, 8), [0.01, 0.02, *[0.01] * 6], rtol=1e-6)
+    between = ScheduleConfig("step", peak=0.1, drops=(0.3,))  # within the third of eight epochs
+    np.testing.assert_allclose(per_epoch(between, 8), [0.1] * 3 + [0.01] * 5, rtol=1e-6)
+    hundredths = ScheduleConfig("step", peak=0.1, drops=(0.07, 0.29, 0.55, 0.58))
+    rates = per_epoch(hundredths, 100)
+    assert [*np.flatnonzero(np.diff(rates)) + 1] == [7, 29, 55, 58]
 
 
 def test_cosine():

@@ -14,7 +14,7 @@ ResNet-18, below 0.01 % for WideResNet-34-10, 1.5 % for LeNet, and less of an ad
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from tf_lottery.attacks import make_procedure
 from tf_lottery.objectives import passes_of
@@ -85,7 +85,13 @@ def validation_cost(
     if attacks and watched is not None:
         attacks += (watched,)  # see training.guards.CollapseGuard
     used = config.epochs * (config.validation_images or images)
-    return evaluation_cost(attacks, used, forward_flops, classes)
+    cost = evaluation_cost(attacks, used, forward_flops, classes)
+    if config.ema_decay:  # the averaged weights are judged too, without FGSM
+        second = evaluation_cost(attacks[:1], used, forward_flops, classes)
+        passes = ("forward_passes", "input_gradient_passes", "flops")
+        both = {name: getattr(cost, name) + getattr(second, name) for name in passes}
+        cost = replace(cost, **both)
+    return cost
 
 
 def evaluation_cost(

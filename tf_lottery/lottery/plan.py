@@ -124,7 +124,8 @@ def _memory_bytes(stage: Stage, workshop: Workshop) -> int:
         return 0
     training = stage.runtime["train"]
     network = workshop.footprint(stage.runtime["config"], training.dtype_policy)
-    return network.step(training.batch_size)
+    average = network.weights if training.ema_decay else 0
+    return network.step(training.batch_size) + average
 
 
 def measure_speed(config: LotteryConfig, workshop: Workshop) -> Speed:

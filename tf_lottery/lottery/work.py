@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from tf_lottery.lottery.resources import Resources
 from tf_lottery.options.registries import MODELS
 from tf_lottery.options.settings import LotteryConfig, TrainConfig, settings
 from tf_lottery.pruning.masks import MaskedNetwork, wrap
+from tf_lottery.training import callbacks
 from tf_lottery.training.guards import collapsed_epochs
 from tf_lottery.training.run import train
 from tf_lottery.training.task import Reporting
@@ -108,10 +110,23 @@ def train_network(shop: Resources, stage: Stage, directory: Path) -> None:
             for column in ("seconds", "startup_seconds", "validation_seconds")
         },
     )
-    troubles = {"collapsed_epochs": collapsed_epochs(rows), "rollbacks": rows[-1]["rollbacks"]}
+    told = {
+        "collapsed_epochs": collapsed_epochs(rows),
+        "rollbacks": rows[-1]["rollbacks"],
+        "weights": callbacks.best_weights(rows) if callbacks.averaged(rows) else "",
+    }
+    if len(rows) < training.epochs:
+        planned = _training_cost(shop, stage).flops
+        told |= {"epochs": len(rows), "planned_epochs": training.epochs, "planned_flops": planned}
+        line = (
+            f"{stage.label}: stopped after epoch {len(rows)} of {training.epochs} by "
+            f"--patience={training.patience}, the best being epoch {callbacks.best_epoch(rows)}; "
+            f"{1 - cost.flops / planned:.1%} of its FLOPs are saved"
+        )
+        print(line, file=sys.stderr, flush=True)
     files.write_json(
         directory / "ledger.json",
-        {**cost.to_json(), **{name: value for name, value in troubles.items() if value}},
+        {**cost.to_json(), **{name: value for name, value in told.items() if value}},
     )
     shutil.rmtree(directory / "checkpoints", ignore_errors=True)
 
@@ -199,11 +214,12 @@ def evaluate(shop: Resources, stage: Stage, directory: Path) -> None:
 
 
 def export(shop: Resources, stage: Stage, directory: Path) -> None:
-    """Leaves ``saved_model``, of the best epoch."""
+    """Leaves ``saved_model``, of the best epoch's weights, averaged or raw."""
     began = time.perf_counter()
     config: LotteryConfig = stage.runtime["config"]
     spec, data = shop.spec(config), shop.data(config)
     trained = weights.read_arrays(shop.store.file(stage.parents["trained"], "best.npz"))
+    rows = shop.history(stage.parents["trained"])
     network = spec.build(0)
     weights.set_weights(network, trained)
     ticket = shop.ticket(stage.parents["ticket"]) if "ticket" in stage.parents else None
@@ -217,6 +233,7 @@ def export(shop: Resources, stage: Stage, directory: Path) -> None:
             "network": spec.to_json(),
             "training": dict(stage.parents["trained"].settings),
             "epoch": "best",
+            "weights": callbacks.best_weights(rows),
             "ticket": None if ticket is None else ticket.to_json(),
         },
     )

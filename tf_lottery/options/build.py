@@ -25,6 +25,7 @@ from tf_lottery.options.registries import OBJECTIVES
 from tf_lottery.options.settings import (
     ROLES,
     TRAINING_ATTACK,
+    WARMED_UP,
     DataConfig,
     LotteryConfig,
     ModelConfig,
@@ -37,7 +38,6 @@ from tf_lottery.options.settings import (
 
 _EPOCHS = at_least(0, "1 or more, or 0 for --epochs")
 _DEFAULT = at_least(0, "more than 0, or 0 for the network's default")
-_UNWARMED = ("cyclic",)  # schedules that climb by themselves
 _PGD = re.compile(r"pgd([1-9]\d{0,4})")
 
 
@@ -310,7 +310,7 @@ def lottery_config(**options: Any) -> LotteryConfig:
         # Whatever the search's rate: a sweep of that one leaves the dense baseline alone.
         start = own.warmup_start or arch.search_learning_rate
         warmup = 0
-        if warm and chosen["schedule"] not in _UNWARMED:
+        if warm and chosen["schedule"] in WARMED_UP:
             default = min(arch.warmup_epochs, epochs // 2)
             warmup = default if own.warmup_epochs is None else own.warmup_epochs
         phases = _phases(role, chosen, epochs)
@@ -335,8 +335,8 @@ def lottery_config(**options: Any) -> LotteryConfig:
         values,
         data=DataConfig.of(values),
         model=model,
-        search=training("search", search_rate, warm=False, patience=0),
-        winning_search=training("search", dense_rate, patience=0),
+        search=training("search", search_rate, warm=False, patience=0, ema_decay=0.0),
+        winning_search=training("search", dense_rate, patience=0, ema_decay=0.0),
         train=training("", dense_rate),
         ticket_train=training("ticket", rate["ticket"]),
         prune=PruneConfig.of(values),
@@ -358,6 +358,8 @@ def _values_of(role: str, values: Mapping[str, Any]) -> dict[str, Any]:
         own.refuse(values[own.flag])
         if own.role or values[own.flag]:  # 0 of those declared by themselves: that of all
             found[shared.flag] = values[own.flag]
+    if found["schedule"] != "step" and values[f"{role}_rate_drops"] is None:
+        found["rate_drops"] = OPTIONS["rate_drops"].default
     # What somebody said of one training alone is one objective or several.
     if values[f"{role}_phases"] is None and (role == "search" or values[f"{role}_objective"]):
         found["phases"] = ()

@@ -91,7 +91,7 @@ class Option:
 
 def _shown(value: Any) -> str:
     if isinstance(value, tuple):
-        return ",".join(value)
+        return ",".join(map(_shown, value))
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, float):

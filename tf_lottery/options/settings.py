@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -36,9 +37,9 @@ EXPORT_FORMATS = (
 )  # fmt: skip
 TRAINING_ATTACK = "Attacks in training (l_inf, on pixels in [0, 1])"
 ROLES = ("search", "ticket")  # trainings that may have settings of their own
+SCHEDULES = ("step", "cyclic", "triangular", "one_cycle", "cosine", "constant")
+WARMED_UP = ("step", "cosine", "constant")  # the others begin low by themselves
 DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
-
-
 SMALLEST_IMAGE = 4  # pixels on a side
 
 
@@ -46,6 +47,13 @@ def _image_size(flag: str, size: int) -> None:
     if size and size < SMALLEST_IMAGE:
         allowed = f"{SMALLEST_IMAGE} or more, or 0 for the data set's own"
         raise UsageError.bad_value(flag, size, allowed)
+
+
+def _shares(flag: str, shares: tuple[float, ...]) -> None:
+    numbers = bool(shares) and all(isinstance(share, (int, float)) for share in shares)
+    if not numbers or not all(a < b for a, b in itertools.pairwise((0.0, *shares, 1.0))):
+        given = ",".join(map(str, shares))
+        raise UsageError.bad_value(flag, given, "rising shares in (0, 1), such as 0.5,0.75")
 
 
 def _data_set(flag: str, name: str) -> None:
@@ -179,14 +187,29 @@ class ScheduleConfig(Options, topic="Training"):
 
     name: str = option(
         "step",
-        "step: x0.1 at 50 % and 75 % of the epochs.",
+        "step: x0.1 at each of --rate_drops. cyclic: up over 40 % of the steps, down to 0. "
+        "triangular: up over half of them (Fast AT). one_cycle: from peak/25 up over 30 %, down "
+        "to almost 0. These three have no warm-up.",
         flag="schedule",
-        choices=("step", "cyclic", "cosine", "constant"),
+        choices=SCHEDULES,
         roles=ROLES,
     )
     peak: float = option(0.1, check=positive, flag="learning_rate")
     warmup_start: float = option(0.01, check=positive)
     warmup_epochs: int = option(0, check=at_least(0))
+    drops: tuple[float, ...] = added(
+        (0.5, 0.75),
+        "Shares of the epochs after which the step schedule divides the rate by ten.",
+        _shares,
+        flag="rate_drops",
+        roles=ROLES,
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.name != "step" and self.drops != (0.5, 0.75):
+            given = ",".join(map(str, self.drops))
+            raise UsageError.bad_value("rate_drops", given, "left out without --schedule=step")
 
 
 @dataclass(frozen=True)
@@ -234,6 +257,14 @@ class TrainConfig(Options, topic="Training"):
         "Early stopping of dense training and retraining: epochs without a new best validation "
         "accuracy; 0: never.",
         at_least(0),
+        roles=("ticket",),
+    )
+    ema_decay: float = added(
+        0.0,
+        "Dense training and retraining average their weights after every step, at most with this "
+        "decay (such as 0.995); the average is validated beside the weights and is what counts. "
+        "0: no average.",
+        within("[0, 1)"),
         roles=("ticket",),
     )
     attack_loss_scale: float = added(

@@ -8,6 +8,7 @@ from typing import Any
 from tf_lottery.report.measures import CURVES, parse
 from tf_lottery.report.results import Arm, LedgerEntry, Results
 from tf_lottery.report.text import listed
+from tf_lottery.report.trainings import training
 from tf_lottery.report.verdicts import count
 
 SATURATION_POINTS = 5.0
@@ -93,7 +94,7 @@ def _words(document: Results) -> list[str]:
 def troubles(ledger: Sequence[LedgerEntry]) -> Iterator[str]:
     """What went wrong in trainings and was gone on with, a sentence a kind of trouble."""
     collapsed = [
-        f"{_training(entry)} (epoch {', '.join(map(str, entry.collapsed_epochs))})"
+        f"{training(entry)} (epoch {', '.join(map(str, entry.collapsed_epochs))})"
         for entry in ledger
         if entry.collapsed_epochs
     ]
@@ -103,18 +104,13 @@ def troubles(ledger: Sequence[LedgerEntry]) -> Iterator[str]:
             f"{'; '.join(collapsed)}: what was made from these weights is no fair sample of FGSM "
             "training; --on_overfit=rollback or a smaller rate may avoid it."
         )
-    back = [f"{_training(entry)} ({entry.rollbacks} x)" for entry in ledger if entry.rollbacks]
+    back = [f"{training(entry)} ({entry.rollbacks} x)" for entry in ledger if entry.rollbacks]
     if back:
         yield (
             f"Gone back to an earlier epoch, and on at half the rate each time: {'; '.join(back)}. "
             "The rates are not those of the settings, and the seconds and FLOPs of what was "
             "undone are not counted."
         )
-
-
-def _training(entry: LedgerEntry) -> str:
-    seed = "" if entry.seed is None else f", seed {entry.seed}"
-    return f"{entry.label}{seed}"
 
 
 def _seeds(document: Results) -> Iterator[str]:

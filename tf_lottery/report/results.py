@@ -65,7 +65,10 @@ class Accuracy(Struct):
 
 
 class Record(Struct):
-    """One epoch of a training; ``None``: not measured."""
+    """One epoch of a training; ``None``: not measured.
+
+    With averaged weights ``validation_...`` are of them, and ``raw_...`` of those that are trained.
+    """
 
     epoch: Positive
     learning_rate: float
@@ -76,6 +79,8 @@ class Record(Struct):
     seconds: Amount
     validation_seconds: Amount
     distance: float | None = None
+    raw_natural: Share | None = None
+    raw_robust: Share | None = None
 
 
 class Layer(Struct):
@@ -93,6 +98,7 @@ class Row(Struct, kw_only=True):
       name: of the arm.
       test_examples: images of the tests; 0: it was not tested.
       tests: ``natural``, each attack, ``worst``.
+      weights: which are its best, where they were averaged; its last are the average then.
       stopped: whether it ended before the last planned epoch.
       search_source: where the cost of the search is from: ``run``, ``ticket`` (as recorded in
         a given one), ``unknown`` (that does not say: no ratios follow) or ``none``.
@@ -130,6 +136,7 @@ class Row(Struct, kw_only=True):
     seconds_to_dense_over_dense: Amount | None
     flops_to_dense_over_dense: Amount | None
     break_even: Amount | None = None
+    weights: Literal["", "raw", "average"] = ""
     stopped: bool = False
     curve: list[Record] = field(default_factory=list)
     layers: list[Layer] = field(default_factory=list)
@@ -161,7 +168,13 @@ class Reference(Struct):
 
 
 class LedgerEntry(Struct):
-    """What one stage cost; ``models`` are the names of the arms that use it."""
+    """What one stage cost.
+
+    Attributes:
+      models: names of the arms that use it.
+      weights: as of ``Row``.
+      epochs, planned_epochs, planned_flops: of a training that ended early.
+    """
 
     stage: str
     kind: str
@@ -179,6 +192,10 @@ class LedgerEntry(Struct):
     seed: int | None = None
     collapsed_epochs: list[int] = field(default_factory=list)
     rollbacks: int = 0
+    weights: Literal["", "raw", "average"] = ""
+    epochs: Count = 0
+    planned_epochs: Count = 0
+    planned_flops: Amount = 0
 
 
 class Results(Document):
@@ -299,6 +316,12 @@ class Results(Document):
             yield from _transfer_problems(self.transfer, names, len(self.seeds))
         for i, entry in enumerate(self.ledger):
             yield from _unknown(f"ledger[{i}]", entry.models, names)
+            early = 0 < entry.epochs < entry.planned_epochs and entry.flops < entry.planned_flops
+            if entry.planned_epochs and not early:
+                yield (
+                    f"ledger[{i}]: {entry.epochs} of {entry.planned_epochs} epochs with "
+                    f"{entry.flops} of {entry.planned_flops} FLOPs is no early end"
+                )
 
     @classmethod
     def to_file(cls, content: dict[str, Any]) -> dict[str, Any]:
@@ -362,6 +385,8 @@ def _row_problems(where: str, row: Row, wanted: Sequence[str]) -> Iterator[str]:
     rising = all(a < b for a, b in pairwise([0, *epochs]))
     if not rising or (epochs and epochs[-1] > row.epochs):
         yield f"{where}: curve: epochs do not rise from 1 to at most {row.epochs}"
+    if row.curve and bool(row.weights) != any(r.raw_natural is not None for r in row.curve):
+        yield f"{where}: weights {row.weights!r} do not fit the curve"
     if bool(row.test_examples) != bool(row.tests):
         yield f"{where} was tested on {row.test_examples} images"
     missing = [name for name in wanted if row.tests and name not in row.tests]

@@ -40,6 +40,7 @@ from tf_lottery.report.results import (
 )
 from tf_lottery.report.tables import Grid
 from tf_lottery.report.text import attack_words, listed
+from tf_lottery.report.trainings import averages, early_ends
 from tf_lottery.report.verdicts import count, tally, verdicts
 
 NAMED = 4  # arms that a stage's row names
@@ -154,6 +155,7 @@ def _results(document: Results) -> Iterator[Block]:
     )
     ends = "Best: weights of the best validation epoch; last: of the last epoch."
     yield _table("Accuracy", f"in percent: {reading}. {ends}", tables.accuracies(document))
+    yield from (Paragraph(text, note=True) for text in averages(document))
     terms = [(attack.name, attack_words(attack)) for attack in document.attacks]
     if len(terms) > 1:
         terms.append(
@@ -201,6 +203,7 @@ def _cost(document: Results) -> Iterator[Block]:
         "masks save no arithmetic. Seconds are as measured.",
         note=True,
     )
+    yield from (Paragraph(text, note=True) for text in early_ends(document))
     gains = tables.gains(document)
     if gains:
         names = document.baselines

@@ -9,6 +9,7 @@ from tf_lottery.report.measures import Measure
 from tf_lottery.report.results import Arm, Results
 from tf_lottery.report.style import short
 from tf_lottery.report.text import aligned, hanging, printable
+from tf_lottery.report.trainings import averages, early_ends
 from tf_lottery.report.verdicts import count, tally, verdicts
 
 _NAME = 36  # characters of an arm's name
@@ -26,7 +27,8 @@ def summary(document: Results) -> str:
             hanging(printable(about.scale or "at the paper's own scale"), "scale: ", 7),
         ]
         blocks.insert(0, "\n".join(parts))
-    blocks += [hanging(printable(text), "note: ", 6) for text in unmeasured(document)]
+    notes = (*unmeasured(document), *averages(document), *early_ends(document))
+    blocks += [hanging(printable(text), "note: ", 6) for text in notes]
     return "\n\n".join(block for block in blocks if block)
 
 

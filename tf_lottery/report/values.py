@@ -38,8 +38,12 @@ def value(row: Row, measure: Measure) -> float | None:
     if not row.curve:
         return None
     epoch = {"best": row.best_epoch, "last": row.curve[-1].epoch}.get(str(measure.at), measure.at)
-    found = (getattr(r, measure.quantity) for r in row.curve if r.epoch == epoch)
-    return next(found, None)
+    record = next((record for record in row.curve if record.epoch == epoch), None)
+    if record is None:
+        return None
+    if measure.at == "best" and row.weights == "raw":
+        return getattr(record, measure.quantity.replace("validation", "raw"))
+    return getattr(record, measure.quantity)
 
 
 def images(document: Results, arm: str, measure: Measure) -> int | None:

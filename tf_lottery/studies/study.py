@@ -32,7 +32,7 @@ from tf_lottery.statistics import discordant
 from tf_lottery.studies.definition import Arm
 from tf_lottery.studies.design import Design
 from tf_lottery.tickets import Ticket
-from tf_lottery.training.callbacks import best_epoch
+from tf_lottery.training.callbacks import averaged, best_epoch, best_weights
 
 _TRANSFER_ATTACK = "pgd20"
 
@@ -246,6 +246,7 @@ class Study:
             "tests": found,
             "epochs": len(history),
             "best_epoch": best_epoch(history),
+            "weights": best_weights(history) if averaged(history) else "",
             "stopped": len(history) < entry.train.runtime["train"].epochs,
             "curve": history,
             "layers": workshop.ticket(entry.ticket).layers if entry.ticket else [],

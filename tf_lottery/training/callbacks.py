@@ -29,7 +29,10 @@ class History(keras.callbacks.Callback):
     A row: ``epoch`` (from 1), ``learning_rate`` (of the epoch's last step), ``loss``
     and ``train_accuracy`` (on the images trained on, attacked ones if adversarial),
     ``gradient_norm`` (the largest of the epoch's steps), ``validation_natural``,
-    ``validation_robust`` (or ``None``), ``validation_fgsm`` (of FGSM training, else
+    ``validation_robust`` (or ``None``), both of the averaged weights if they are averaged, and
+    then ``raw_natural`` and ``raw_robust`` of the weights that are trained (else ``None``),
+    ``weights`` (``raw`` or ``average``: which is better by ``judged_by``; ``average`` if equal,
+    ``raw`` without one), ``validation_fgsm`` (of FGSM training, of the raw weights, else
     ``None``), ``collapsed`` (see ``CollapseGuard``, ``None`` without one), ``rollbacks``
     (how often the training had gone back until then), ``seconds`` (training alone),
     ``startup_seconds`` (the part of it until the first step of the process, or of a phase, was
@@ -101,6 +104,11 @@ class History(keras.callbacks.Callback):
         now = time.perf_counter()
         trained = self._trained or now
         rate = self._rates[(epoch + 1) * self._steps_per_epoch - 1] * rate_factor(self._rollbacks)
+        raw = [_number(logs.get(f"val_{name}")) for name in ("natural", "robust")]
+        average = [_number(logs.get(f"val_average_{name}")) for name in ("natural", "robust")]
+        averaged = average[0] is not None
+        natural, robust = average if averaged else raw
+        better = averaged and average[robust is not None] >= raw[robust is not None]  # type: ignore[operator]
         self.rows.append(
             {
                 "epoch": epoch + 1,
@@ -108,8 +116,11 @@ class History(keras.callbacks.Callback):
                 "loss": float(logs["loss"]),
                 "train_accuracy": float(logs["accuracy"]),
                 "gradient_norm": self._norm,
-                "validation_natural": float(logs["val_natural"]),
-                "validation_robust": _number(logs.get("val_robust")),
+                "validation_natural": natural,
+                "validation_robust": robust,
+                "raw_natural": raw[0] if averaged else None,
+                "raw_robust": raw[1] if averaged else None,
+                "weights": "average" if better else "raw",
                 "validation_fgsm": _number(logs.get("val_fgsm")),
                 "collapsed": self._measured("collapsed"),
                 "rollbacks": self._rollbacks,
@@ -142,9 +153,23 @@ def judged_by(rows: list[dict]) -> str:
 
 
 def best_epoch(rows: list[dict]) -> int:
-    """The epoch (from 1) with the best validation accuracy, the earliest among equals."""
+    """The epoch (from 1) with the best validation accuracy, the earliest among equals.
+
+    Where weights are averaged, that of the averaged or of the raw weights, see ``best_weights``.
+    """
     column = judged_by(rows)
-    return max(rows, key=lambda row: (row[column], -row["epoch"]))["epoch"]
+    raw = column.replace("validation", "raw")
+    return max(rows, key=lambda row: (max(row[column], row.get(raw) or 0), -row["epoch"]))["epoch"]
+
+
+def best_weights(rows: list[dict]) -> str:
+    """Which weights of the best epoch are the best: ``raw`` or ``average``."""
+    return rows[best_epoch(rows) - 1].get("weights", "raw")
+
+
+def averaged(rows: list[dict]) -> bool:
+    """Whether the training averaged its weights."""
+    return rows[0].get("raw_natural") is not None
 
 
 def stopped_early(rows: list[dict], patience: int) -> bool:
@@ -178,24 +203,45 @@ class StopEarly(keras.callbacks.Callback):
 
 
 class KeepWeights(keras.callbacks.Callback):
-    """Writes ``epoch-<k>.npz`` for the best epoch so far and for epochs to rewind to."""
+    """Writes the weights of the best epoch so far, averaged or raw, and those to rewind to.
 
-    def __init__(self, directory: Path, network: keras.Model, history: History, keep=()):
+    A rewind goes on training: to weights as they were trained, ``epoch-<k>.npz``.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        network: keras.Model,
+        history: History,
+        keep: Iterable[int] = (),
+        average: keras.Model | None = None,
+    ):
         super().__init__()
         self._directory = Path(directory)
-        self._network = network
+        self._networks = {"raw": network, "average": average}
         self._history = history
         self._keep = set(keep)
 
     def on_epoch_end(self, epoch, logs=None):
-        if epoch + 1 in self._keep or best_epoch(self._history.rows) == epoch + 1:
-            path = epoch_file(self._directory, epoch + 1)
-            weights.write_arrays(path, weights.get_weights(self._network))
+        wanted = {"raw"} if epoch + 1 in self._keep else set()
+        if best_epoch(self._history.rows) == epoch + 1:
+            wanted.add(best_weights(self._history.rows))
+        for which in wanted:
+            path = epoch_file(self._directory, epoch + 1, which)
+            weights.write_arrays(path, weights.get_weights(self._networks[which]))
 
 
-def epoch_file(directory: Path, epoch: int) -> Path:
-    """Where the weights after ``epoch`` (from 1) are kept."""
-    return Path(directory) / f"epoch-{epoch}.npz"
+_PREFIX = {"raw": "epoch", "average": "average"}
+
+
+def epoch_file(directory: Path, epoch: int, which: str = "raw") -> Path:
+    """Where the ``raw`` or ``average`` weights after ``epoch`` (from 1) are kept."""
+    return Path(directory) / f"{_PREFIX[which]}-{epoch}.npz"
+
+
+def best_file(directory: Path, rows: list[dict]) -> Path:
+    """Where the best weights so far are kept."""
+    return epoch_file(directory, best_epoch(rows), best_weights(rows))
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -271,7 +317,9 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _save(self, epoch: int, step: int) -> None:
         rows = self._history.rows
-        needed = {k for k in self._keep if k <= epoch} | ({best_epoch(rows)} if rows else set())
+        needed = {epoch_file(self._directory, k) for k in self._keep if k <= epoch}
+        if rows:
+            needed.add(best_file(self._directory, rows))
         self._checkpoints.save(
             Position(
                 epoch=epoch,
@@ -280,7 +328,7 @@ class Checkpoint(keras.callbacks.Callback):
                 spent=self._spent() if step else {},
                 rollbacks=self._rollbacks,
             ),
-            [epoch_file(self._directory, k) for k in sorted(needed)],
+            sorted(needed),
         )
         self._written = time.monotonic()
         self._forget()
@@ -292,9 +340,10 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _forget(self) -> None:
         referred = self._checkpoints.needed()
-        for path in self._directory.glob("epoch-*.npz"):
-            if path.name not in referred:
-                path.unlink()
+        for prefix in _PREFIX.values():
+            for path in self._directory.glob(f"{prefix}-*.npz"):
+                if path.name not in referred:
+                    path.unlink()
 
 
 class CopyWeights(keras.callbacks.Callback):

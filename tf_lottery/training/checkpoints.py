@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tf_lottery import files
-from tf_lottery.keras import tf
+from tf_lottery.keras import keras, tf
 from tf_lottery.pruning.masks import MaskedNetwork
 
 FORMAT = 1
@@ -122,20 +122,30 @@ def _read(directory: Path, path: Path) -> Position | str:
 class Checkpoints:
     """The checkpoints of one training.
 
-    Variables: kernels and masks (``masked.wrapped``), optimizer slots and step count. They
-    say nothing of devices.
+    Variables: kernels and masks (``masked.wrapped``), optimizer slots and step count, averaged
+    weights. They say nothing of devices.
 
     Args:
       directory: of the training.
       masked: network and masks.
       optimizer: built.
+      average: network of the averaged weights, if they are.
     """
 
-    def __init__(self, directory: Path, masked: MaskedNetwork, optimizer: Any):
+    def __init__(
+        self,
+        directory: Path,
+        masked: MaskedNetwork,
+        optimizer: Any,
+        average: keras.Model | None = None,
+    ):
         self._directory = Path(directory)
         self._folder = self._directory / "checkpoints"
         # Made now: during fit it would be made on all devices, of all processes.
-        self._checkpoint = tf.train.Checkpoint(network=masked.wrapped, optimizer=optimizer)
+        others = {} if average is None else {"average": average}
+        self._checkpoint = tf.train.Checkpoint(
+            network=masked.wrapped, optimizer=optimizer, **others
+        )
         self._digests: dict[str, str] = {}
 
     def save(self, position: Position, weights_files: Iterable[Path]) -> None:

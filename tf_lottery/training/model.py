@@ -16,6 +16,7 @@ from tf_lottery.objectives import Objective, Step
 from tf_lottery.options.registries import OBJECTIVES
 from tf_lottery.options.settings import AttackConfig, ObjectiveConfig, TrainConfig, derive_seed
 from tf_lottery.pruning.masks import MaskedNetwork, keeps_all
+from tf_lottery.training.averaging import WeightAverage
 from tf_lottery.type_aliases import Attack, Tensor
 
 
@@ -43,6 +44,7 @@ class LotteryModel(keras.Model):
       fetch: turns a training batch without ``image`` into one with, inside the step; see
         ``data.DeviceImages``. ``None``: batches bring their images.
       masks_change: the step reads every mask, also one that keeps all.
+      average: of the weights, moved after each step and validated beside them.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class LotteryModel(keras.Model):
         validation_fgsm: Attack | None = None,
         fetch: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
         masks_change: bool = False,
+        average: WeightAverage | None = None,
     ):
         super().__init__(name="lottery_model")
         self.masked = masked
@@ -70,6 +73,7 @@ class LotteryModel(keras.Model):
         self.validation_network = validation_network or masked.network
         self.validation_fgsm = validation_fgsm
         self.fetch = fetch
+        self.average = average
         # Under a distribution strategy each replica has its part of the batch. The
         # optimizer sums the gradients of all, each of which is therefore a share of the
         # mean's; metrics are summed where they are kept.
@@ -83,13 +87,14 @@ class LotteryModel(keras.Model):
         ]
         self._loss = keras.metrics.Mean("loss")
         self._accuracy = keras.metrics.Mean("accuracy")
-        self._natural = keras.metrics.Mean("natural")
-        self._robust = keras.metrics.Mean("robust")
-        self._fgsm = keras.metrics.Mean("fgsm")
+        judged = ["natural", "robust", "fgsm"]
+        if average is not None:
+            judged += ["average_natural", "average_robust"]
+        self._judged = {name: keras.metrics.Mean(name) for name in judged}
 
     @property
     def metrics(self):
-        return [self._loss, self._accuracy, self._natural, self._robust, self._fgsm]
+        return [self._loss, self._accuracy, *self._judged.values()]
 
     def epoch_sums(self) -> list[tf.Variable]:
         """What sums up over the steps of an epoch; float32 scalars."""
@@ -155,6 +160,8 @@ class LotteryModel(keras.Model):
         for variable, factor in zip(variables, self._multipliers, strict=True):
             if factor is not None:
                 variable.assign(variable * factor)
+        if self.average is not None:
+            self.average.update(self.optimizer.iterations)
         self._loss.update_state(loss)
         self._accuracy.update_state(_correct(logits, y))
         return {
@@ -165,27 +172,31 @@ class LotteryModel(keras.Model):
         }
 
     def test_step(self, batch):
+        attacks = {"robust": self.validation_attack, "fgsm": self.validation_fgsm}
+        result = self._validated(batch, self.validation_network, attacks)
+        if self.average is not None:
+            attacks = {"average_robust": self.validation_attack}
+            result |= self._validated(batch, self.average.network, attacks, "average_natural")
+        return result
+
+    def _validated(self, batch, network, attacks, natural="natural"):
+        """The metrics of one network: accuracy on clean images and under attacks, by name."""
         x, y, weight = batch["image"], batch["label"], batch["weight"]
 
         def logits_fn(images):
-            return self.validation_network(images, training=False)
+            return network(images, training=False)
 
         correct = _correct(logits_fn(x), y)
-        self._natural.update_state(correct, sample_weight=weight)
-        result = {"natural": self._natural.result()}
-        attacks = (
-            ("robust", self.validation_attack, self._robust),
-            ("fgsm", self.validation_fgsm, self._fgsm),
-        )
-        for name, attack, metric in attacks:
+        found = {natural: correct}
+        for name, attack in attacks.items():
             if attack is not None:
                 seeds = tf.stack([tf.zeros_like(batch["index"]), batch["index"]], axis=1)
-                attacked = attack(frozen_logits(self.validation_network), x, y, seeds)
+                attacked = attack(frozen_logits(network), x, y, seeds)
                 # As in evaluation: the clean image lies in the ball too.
-                survived = correct * _correct(logits_fn(attacked), y)
-                metric.update_state(survived, sample_weight=weight)
-                result[name] = metric.result()
-        return result
+                found[name] = correct * _correct(logits_fn(attacked), y)
+        for name, right in found.items():
+            self._judged[name].update_state(right, sample_weight=weight)
+        return {name: self._judged[name].result() for name in found}
 
     def _attack_seeds(self, batch):
         return tf.stack([self.attack_seed + batch["epoch"], batch["index"]], axis=1)
@@ -242,6 +253,7 @@ def make_training_model(
     validation_network: keras.Model | None = None,
     fetch: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
     masks_change: bool = False,
+    average: WeightAverage | None = None,
 ) -> LotteryModel:
     """The Keras model of a run, not yet compiled.
 
@@ -249,7 +261,7 @@ def make_training_model(
       masked: starting weights and masks.
       config: objective, attack, weight decay.
       seed: the run's root seed.
-      validation_network, fetch, masks_change: as of ``LotteryModel``.
+      validation_network, fetch, masks_change, average: as of ``LotteryModel``.
     """
     judged = [config.validation_attack, watched_attack(config) if watches_fgsm(config) else None]
     validation_attack, validation_fgsm = (make_attack(one) if one else None for one in judged)
@@ -263,6 +275,7 @@ def make_training_model(
         validation_fgsm=validation_fgsm,
         fetch=fetch,
         masks_change=masks_change,
+        average=average,
     )
 
 

@@ -18,6 +18,7 @@ from tf_lottery.keras import keras, pinned, refuse_scopes
 from tf_lottery.options.settings import TrainConfig
 from tf_lottery.pruning.masks import MaskedNetwork
 from tf_lottery.training import callbacks, checkpoints, guards
+from tf_lottery.training.averaging import WeightAverage
 from tf_lottery.training.checkpoints import Position
 from tf_lottery.training.distance import RelativeDistance
 from tf_lottery.training.mask_updates import UpdateMasks
@@ -39,8 +40,9 @@ def train(
     newest whole checkpoint, and ends as if it had not been interrupted. An interruption
     (``KeyboardInterrupt``, ``Terminated``) within an epoch saves where it stands. Files
     left: ``final.npz`` (of the last epoch trained, which ``config.patience`` may put
-    before the last planned),
-    ``best.npz`` (by validation accuracy), ``epoch-<k>.npz`` for ``config.keep_epochs``,
+    before the last planned; with ``config.ema_decay`` the averaged weights, which ``masked`` has
+    then too), ``best.npz`` (by validation accuracy; averaged or raw, see
+    ``callbacks.best_weights``), ``epoch-<k>.npz`` for ``config.keep_epochs``,
     ``history.json``, and ``checkpoints/``, which the caller may remove once it has noted
     the end.
 
@@ -76,6 +78,7 @@ class Training:
       task: what is to be done.
       position: what was done when it was last restored, or since when it fits.
       placed: the network and masks on the devices.
+      average: of the weights; ``None``: they are not averaged.
       model: compiled.
       history: its rows, so far.
       used: callbacks of every ``fit``.
@@ -103,6 +106,7 @@ class Training:
             self.position = Position(**told)
             self.placed = distribution.place(task.masked, config.batch_norm_groups)
             twin = task.validation_network and distribution.twin(task.validation_network)
+            self.average = self._average()
             with distribution.scope():
                 self._compile(twin)
         finite = guards.NonFiniteGuard(
@@ -130,6 +134,19 @@ class Training:
             self.used.append(self.changing)
             self.resumed.append(self.changing)
 
+    def _average(self) -> WeightAverage | None:
+        task, masked = self.task, self.task.masked
+        if not task.config.ema_decay:
+            return None
+        return WeightAverage(
+            task.config.ema_decay,
+            masked,
+            self.placed,
+            task.validation_network or masked.network,
+            task.distribution,
+            task.masks_change is not None,
+        )
+
     def _compile(self, twin: keras.Model | None) -> None:
         task, config = self.task, self.task.config
         images = device_images(
@@ -137,7 +154,13 @@ class Training:
         )
         self.with_images = images is None
         self.model = make_training_model(
-            self.placed, config, task.seed, twin, images, task.masks_change is not None
+            self.placed,
+            config,
+            task.seed,
+            twin,
+            images,
+            task.masks_change is not None,
+            self.average,
         )
         self.objective = config.objective
         self.table = RateTable(task.rates)
@@ -158,12 +181,19 @@ class Training:
             others.append(placed.network)
         if others:
             found.append(callbacks.CopyWeights(masked.network, *others))
+        if self.average and placed is not masked:
+            # And back, for the same reason.
+            average = self.average
+            found.append(callbacks.CopyWeights(average.network, average.plain, average.network))
         return found
 
     def _save_to(self, directory: Path) -> None:
         task, masked, config = self.task, self.task.masked, self.task.config
         keep, logs = config.keep_epochs, task.reporting.log_directory
-        self.used.append(callbacks.KeepWeights(directory, masked.network, self.history, keep))
+        average = self.average and self.average.plain
+        self.used.append(
+            callbacks.KeepWeights(directory, masked.network, self.history, keep, average)
+        )
         if logs is not None:
             if not self.position.begun:  # what lies there is of another run
                 shutil.rmtree(logs, ignore_errors=True)
@@ -178,7 +208,7 @@ class Training:
                 config.epochs,
             )
             self.used.append(self.log)
-        self.saved = checkpoints.Checkpoints(directory, masked, self.optimizer)
+        self.saved = checkpoints.Checkpoints(directory, masked, self.optimizer, average)
         self.saving = callbacks.Checkpoint(
             directory,
             self.saved,
@@ -221,6 +251,8 @@ class Training:
             if self.saved is not None:
                 self.saved.restore(position)
             self.task.distribution.resume(self.task.masked, self.placed, self.optimizer)
+            if self.average:
+                self.average.resume(self.task.distribution)
         elif self.saving and "rollback" in (self.task.config.on_nan, self.task.config.on_overfit):
             self.saving.save(0)  # to go back to
         for part in self.resumed:
@@ -288,13 +320,15 @@ class Training:
                 f"at most {len(rows)}: {self.task.reporting.stage} ended there by "
                 f"--patience={self.task.config.patience}",
             )
+        network = self.task.masked.network
+        if self.average:
+            weights.set_weights(network, weights.get_weights(self.average.plain))
         if directory:
             self.history.write()  # a checkpoint may have told more than the file
-            final = weights.get_weights(self.task.masked.network)
-            weights.write_arrays(directory / "final.npz", final)
-            best = callbacks.best_epoch(rows)
-            kept = callbacks.epoch_file(directory, best)
-            _place(kept, directory / "best.npz", copy=best in keep)
+            weights.write_arrays(directory / "final.npz", weights.get_weights(network))
+            kept = callbacks.best_file(directory, rows)
+            rewound = {callbacks.epoch_file(directory, k) for k in keep}
+            _place(kept, directory / "best.npz", copy=kept in rewound)
         return rows
 
 

@@ -74,6 +74,9 @@ class TensorBoardLog(keras.callbacks.Callback):
             tf.summary.scalar("accuracy/validation_natural", row["validation_natural"])
             if row["validation_robust"] is not None:
                 tf.summary.scalar("accuracy/validation_robust", row["validation_robust"])
+            for name in ("raw_natural", "raw_robust"):
+                if row[name] is not None:
+                    tf.summary.scalar(f"accuracy/{name}", row[name])
             if row["validation_fgsm"] is not None:
                 tf.summary.scalar("accuracy/validation_fgsm", row["validation_fgsm"])
                 tf.summary.scalar("collapsed", float(row["collapsed"]))
