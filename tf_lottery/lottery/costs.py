@@ -49,22 +49,34 @@ class Cost:
         return asdict(self)
 
 
-def training_cost(config: TrainConfig, images: int, forward_flops: int) -> Cost:
-    """The predicted cost of a training run, times left at 0.
+def training_cost(
+    config: TrainConfig,
+    images: int,
+    forward_flops: int,
+    overfit_rollbacks: Sequence[int] | None = None,
+) -> Cost:
+    """The cost of a training run, predicted or of the epochs that were trained; times left at 0.
 
     Args:
       config: epochs, batch size and objective.
       images: size of the training set; each epoch drops the last partial batch.
       forward_flops: F above.
+      overfit_rollbacks: of each epoch, see ``training.guards.overfit_rollbacks``; ``None``: as
+        planned.
     """
-    examples = config.epochs * (images // config.batch_size) * config.batch_size
-    forward, input_gradient, weight_gradient = passes_of(config.objective)
-    passes = {
-        "forward_passes": examples * forward,
-        "input_gradient_passes": examples * input_gradient,
-        "weight_gradient_passes": examples * weight_gradient,
-    }
-    return Cost(examples=examples, flops=sum(passes.values()) * forward_flops, **passes)
+    epochs = [0] * config.epochs if overfit_rollbacks is None else overfit_rollbacks
+    an_epoch = (images // config.batch_size) * config.batch_size
+    each = [passes_of(config.objective.hardened(times)) for times in epochs]
+    forward, input_gradient, weight_gradient = (
+        an_epoch * sum(passes[kind] for passes in each) for kind in range(3)
+    )
+    return Cost(
+        examples=an_epoch * len(epochs),
+        forward_passes=forward,
+        input_gradient_passes=input_gradient,
+        weight_gradient_passes=weight_gradient,
+        flops=(forward + input_gradient + weight_gradient) * forward_flops,
+    )
 
 
 def validation_cost(
@@ -78,10 +90,8 @@ def validation_cost(
       forward_flops: F above.
       classes: of the model.
     """
-    attacks: tuple[AttackConfig, ...]
-    attacks = () if config.validation_attack is None else (config.validation_attack,)
-    if attacks and config.objective.name == "fgsm" and config.objective.attack is not None:
-        attacks += (config.objective.attack,)  # see training.guards.CollapseGuard
+    # The second one for training.guards.CollapseGuard.
+    attacks = tuple(one for one in (config.validation_attack, config.probe) if one is not None)
     used = config.epochs * (config.validation_images or images)
     return evaluation_cost(attacks, used, forward_flops, classes)
 

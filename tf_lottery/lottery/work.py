@@ -10,7 +10,7 @@ import dataclasses
 import shutil
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from tf_lottery.lottery.resources import Resources
 from tf_lottery.options.registries import MODELS
 from tf_lottery.options.settings import LotteryConfig, TrainConfig, settings
 from tf_lottery.pruning.masks import MaskedNetwork, wrap
-from tf_lottery.training.guards import collapsed_epochs
+from tf_lottery.training.guards import collapsed_epochs, overfit_rollbacks
 from tf_lottery.training.run import train
 from tf_lottery.training.task import Reporting
 
@@ -102,13 +102,14 @@ def train_network(shop: Resources, stage: Stage, directory: Path) -> None:
         {"network": spec.to_json(), "data_digest": data.digest},
     )
     cost = dataclasses.replace(
-        _training_cost(shop, stage, epochs=len(rows)),
+        _training_cost(shop, stage, overfit_rollbacks(rows)),
         **{
             column: sum(row[column] for row in rows)
             for column in ("seconds", "startup_seconds", "validation_seconds")
         },
     )
-    troubles = {"collapsed_epochs": collapsed_epochs(rows), "rollbacks": rows[-1]["rollbacks"]}
+    troubles = {"collapsed_epochs": collapsed_epochs(rows)}
+    troubles |= {name: rows[-1].get(name, 0) for name in ("rollbacks", "overfit_rollbacks")}
     files.write_json(
         directory / "ledger.json",
         {**cost.to_json(), **{name: value for name, value in troubles.items() if value}},
@@ -277,13 +278,11 @@ def _no_cost(shop: Resources, stage: Stage) -> Cost:
     return Cost()
 
 
-def _training_cost(shop: Resources, stage: Stage, epochs: int = 0) -> Cost:
-    """``epochs``: that it took, if it stopped early; 0: as planned."""
+def _training_cost(shop: Resources, stage: Stage, epochs: Sequence[int] | None = None) -> Cost:
+    """``epochs``: that it took, see ``training_cost``; ``None``: as planned."""
     training, config = stage.runtime["train"], stage.runtime["config"]
-    if epochs:
-        training = dataclasses.replace(training, epochs=epochs, keep_epochs=())
     images = len(shop.data(config).train_labels)
-    return training_cost(training, images, shop.forward_flops(config))
+    return training_cost(training, images, shop.forward_flops(config), epochs)
 
 
 def _evaluation_cost(shop: Resources, stage: Stage) -> Cost:

@@ -18,8 +18,9 @@ from tf_lottery.errors import UsageError
 from tf_lottery.options.architectures import ARCHITECTURES, architecture, check_depth
 from tf_lottery.options.attacks import AttackConfig, attack_from_name
 from tf_lottery.options.checks import at_least, positive, within
+from tf_lottery.options.objectives import ObjectiveConfig
 from tf_lottery.options.option import Options, added, option
-from tf_lottery.options.registries import FINDERS, MODELS, OBJECTIVES, SCORES
+from tf_lottery.options.registries import FINDERS, MODELS, SCORES
 
 __all__ = [
     "ARCHITECTURES", "DTYPE_POLICIES", "EXPORT_FORMATS", "KINDS", "SCOPES", "SCORES",
@@ -120,30 +121,6 @@ class ModelConfig(Options, topic="Model"):
 
 
 @dataclass(frozen=True)
-class ObjectiveConfig(Options):
-    """What a training step minimises.
-
-    Attributes:
-      name: of ``registries.OBJECTIVES``, or ``package.module:function``.
-      attack: that it trains against; ``None``: none, as in ``natural``.
-    """
-
-    name: str = option("pgd", flag="objective", choices=OBJECTIVES)
-    attack: AttackConfig | None = None
-
-    def __post_init__(self):
-        super().__post_init__()
-        # Objectives from outside attack or do not.
-        if self.name in OBJECTIVES and (self.attack is None) != (self.name == "natural"):
-            raise ValueError("an attack goes with every objective but natural")
-
-    @property
-    def attack_steps(self) -> int:
-        """Gradient steps of the attack; 0 without one."""
-        return self.attack.steps * self.attack.restarts if self.attack else 0
-
-
-@dataclass(frozen=True)
 class ScheduleConfig(Options, topic="Training"):
     """Learning rate over the epochs; see ``tf_lottery.training.schedules``.
 
@@ -234,7 +211,9 @@ class TrainConfig(Options, topic="Training"):
     )
     on_overfit: str = added(
         "warn",
-        "FGSM training that becomes robust to FGSM alone (catastrophic overfitting).",
+        "One-step training that becomes robust to FGSM alone (catastrophic overfitting): warn, "
+        "stop, or go back to the end of the last epoch and on against PGD of two steps, then four, "
+        "then eight.",
         choices=("warn", "stop", "rollback"),
     )
 
@@ -244,6 +223,25 @@ class TrainConfig(Options, topic="Training"):
             raise UsageError.bad_value(
                 "rewind_epoch", max(self.keep_epochs), f"at most the search's {self.epochs} epochs"
             )
+        if self.on_overfit != "warn" and self.objective.one_step and self.probe is None:
+            judge = self.validation_attack
+            raise UsageError(
+                f"--on_overfit={self.on_overfit}: a guard with nothing to probe, as the validation "
+                f"attack is {judge.name if judge else 'none'}; must be one of several steps, such "
+                "as --validation_attack=pgd10",
+                "on_overfit",
+            )
+
+    @property
+    def probe(self) -> AttackConfig | None:
+        """FGSM at the radius of training, judged beside the validation attack of a one-step
+        training: catastrophic overfitting is robustness to it alone. ``None``: not looked for."""
+        judge, attack = self.validation_attack, self.objective.attack
+        if judge is None or attack is None or not self.objective.one_step:
+            return None
+        if judge.method == "pgd" and judge.steps == 1:
+            return None
+        return attack_from_name("fgsm", attack.eps, norm=attack.norm)
 
 
 @dataclass(frozen=True)

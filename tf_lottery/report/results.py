@@ -179,6 +179,7 @@ class LedgerEntry(Struct):
     seed: int | None = None
     collapsed_epochs: list[int] = field(default_factory=list)
     rollbacks: int = 0
+    overfit_rollbacks: int = 0
 
 
 class Results(Document):

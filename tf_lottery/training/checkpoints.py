@@ -36,6 +36,7 @@ class Position:
       spent: what is known of the epoch under way, see ``History.spent``, and ``sums``, of its
         metrics.
       rollbacks: how often the training went back, see ``run.train``.
+      overfit_rollbacks: how many of them for catastrophic overfitting.
       kept: digests of the weights files that belong to it, by name.
     """
 
@@ -44,6 +45,7 @@ class Position:
     rows: list[dict] = dataclasses.field(default_factory=list)
     spent: dict[str, Any] = dataclasses.field(default_factory=dict)
     rollbacks: int = 0
+    overfit_rollbacks: int = 0
     kept: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
@@ -122,20 +124,23 @@ def _read(directory: Path, path: Path) -> Position | str:
 class Checkpoints:
     """The checkpoints of one training.
 
-    Variables: kernels and masks (``masked.wrapped``), optimizer slots and step count. They
-    say nothing of devices.
+    Variables: kernels and masks (``masked.wrapped``), optimizer slots and step count, and what
+    an objective carries from step to step. They say nothing of devices.
 
     Args:
       directory: of the training.
       masked: network and masks.
       optimizer: built.
+      **others: variables by name.
     """
 
-    def __init__(self, directory: Path, masked: MaskedNetwork, optimizer: Any):
+    def __init__(self, directory: Path, masked: MaskedNetwork, optimizer: Any, **others: Any):
         self._directory = Path(directory)
         self._folder = self._directory / "checkpoints"
         # Made now: during fit it would be made on all devices, of all processes.
-        self._checkpoint = tf.train.Checkpoint(network=masked.wrapped, optimizer=optimizer)
+        self._checkpoint = tf.train.Checkpoint(
+            network=masked.wrapped, optimizer=optimizer, **others
+        )
         self._digests: dict[str, str] = {}
 
     def save(self, position: Position, weights_files: Iterable[Path]) -> None:

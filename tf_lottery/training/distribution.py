@@ -76,6 +76,17 @@ class Distribution:
                 config.batch_norm_groups,
                 f"{self.replicas}, the number of devices there are, with --nosync_batch_norm",
             )
+        objective = config.objective
+        if self.replicas > 1 and not objective.shared_by_devices:
+            flag = "awp_gamma" if objective.awp_gamma else "objective"
+            got = objective.awp_gamma or objective.name
+            raise UsageError.bad_value(
+                flag,
+                got,
+                "0 on several devices"
+                if objective.awp_gamma
+                else "one that looks at each image alone, on several devices",
+            )
         for flag, others in (("on_nan", "stop"), ("on_overfit", "warn or stop")):
             if self._workers > 1 and getattr(config, flag) == "rollback":
                 # Only the chief reads checkpoints and knows of the collapse.

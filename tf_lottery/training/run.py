@@ -21,7 +21,7 @@ from tf_lottery.training import callbacks, checkpoints, guards
 from tf_lottery.training.checkpoints import Position
 from tf_lottery.training.distance import RelativeDistance
 from tf_lottery.training.mask_updates import UpdateMasks
-from tf_lottery.training.model import make_training_model
+from tf_lottery.training.model import make_training_model, objective_parts
 from tf_lottery.training.optimizer import make_optimizer
 from tf_lottery.training.schedules import RateTable, rate_factor
 from tf_lottery.training.task import Task
@@ -77,6 +77,7 @@ class Training:
       position: what was done when it was last restored, or since when it fits.
       placed: the network and masks on the devices.
       model: compiled.
+      objective: its own, or what goes on after catastrophic overfitting.
       history: its rows, so far.
       used: callbacks of every ``fit``.
       resumed: what has a state beside the variables, and goes on from a position.
@@ -89,7 +90,8 @@ class Training:
         directory = task.files
         found = checkpoints.newest(directory, reporting.announce) if directory else None
         gradients, collapse = task.gradient_guard(), task.collapse_guard()
-        measures: dict[str, Callable[[], Any]] = {}
+        self.objective = config.objective
+        measures: dict[str, Callable[[], Any]] = {"attack": self._attack_name}
         if gradients:
             measures["input_gradients"] = lambda: gradients.measured
         if collapse:
@@ -137,7 +139,13 @@ class Training:
         )
         self.with_images = images is None
         self.model = make_training_model(
-            self.placed, config, task.seed, twin, images, task.masks_change is not None
+            self.placed,
+            config,
+            task.seed,
+            twin,
+            images,
+            task.masks_change is not None,
+            task.steps * config.epochs,
         )
         self.table = RateTable(task.rates)
         self.optimizer = make_optimizer(config, task.steps, self.table)
@@ -177,7 +185,9 @@ class Training:
                 config.epochs,
             )
             self.used.append(self.log)
-        self.saved = checkpoints.Checkpoints(directory, masked, self.optimizer)
+        carried = self.model.perturbation
+        others = {} if carried is None else {"perturbation": carried}
+        self.saved = checkpoints.Checkpoints(directory, masked, self.optimizer, **others)
         self.saving = callbacks.Checkpoint(
             directory,
             self.saved,
@@ -191,7 +201,14 @@ class Training:
         self.resumed.append(self.saving)
 
     def _next_batch(self, epoch: int, step: int) -> dict:
-        return next(iter(self.task.batches(epoch, step, epoch + 1, self.with_images)))
+        return next(iter(self._batches(epoch, step, epoch + 1)))
+
+    def _batches(self, epoch: int, step: int, end: int) -> Any:
+        replays = self.objective.batch_replays
+        return self.task.batches(epoch, step, end, self.with_images, replays)
+
+    def _attack_name(self) -> str | None:
+        return self.objective.attack.name if self.objective.attack else None
 
     def run(self) -> list[dict]:
         """Trains from where it stands; an interruption within an epoch saves first."""
@@ -224,7 +241,11 @@ class Training:
             self.saving.save(0)  # to go back to
         for part in self.resumed:
             part.go_on(position)
-        self.table.factor.assign(rate_factor(position.rollbacks))
+        self.table.factor.assign(rate_factor(position.rollbacks - position.overfit_rollbacks))
+        objective = self.task.config.objective.hardened(position.overfit_rollbacks)
+        if objective != self.objective:
+            self.objective = objective
+            self.model.minimise(*objective_parts(self.task.config, objective))
 
     def _done(self) -> bool:
         # A process may have died right after the epoch that decided to stop.
@@ -238,7 +259,7 @@ class Training:
         end = epoch + 1 if step else task.config.epochs
         verbose = task.reporting.verbose
         self.model.fit(
-            task.batches(epoch, step, end, self.with_images),
+            self._batches(epoch, step, end),
             epochs=end,
             initial_epoch=epoch,
             steps_per_epoch=task.steps - step,
@@ -246,10 +267,13 @@ class Training:
             callbacks=list(self.used),
             verbose=(1 if sys.stdout.isatty() else 2) if verbose is None else verbose,
         )
-        self.position = Position(end, rollbacks=self.position.rollbacks)
+        self.position = dataclasses.replace(self.position, epoch=end, step=0, rows=[], spent={})
 
     def _go_back(self, error: NonFiniteError | CollapseError) -> None:
-        """To the last checkpoint between two epochs, and on at half the rate.
+        """To the last checkpoint between two epochs, and on with a remedy.
+
+        At half the rate where numbers were not finite; against more steps, see
+        ``ObjectiveConfig.hardened``, where the network had overfitted.
 
         Raises:
           NonFiniteError, CollapseError: there is none, or it is not to, or did not help.
@@ -265,9 +289,19 @@ class Training:
             if chosen == "rollback":
                 flag = f", after {rollbacks} rollbacks"
             raise type(error)(f"{error}; the checkpoint of {found.words()} is kept{flag}") from None
-        found = dataclasses.replace(found, rollbacks=rollbacks + 1)
+        found = dataclasses.replace(
+            found,
+            rollbacks=rollbacks + 1,
+            overfit_rollbacks=self.position.overfit_rollbacks + overfit,
+            spent=self.history.spent(),  # what is undone took its time
+        )
+        remedy = "at half the rate"
+        if overfit:
+            attack = self.task.config.objective.hardened(found.overfit_rollbacks).attack
+            assert attack is not None  # or nothing would have been trained on one step
+            remedy = f"against {attack.name} from random starts, steps of {attack.step_size:.3g},"
         self.task.reporting.announce(
-            f"{error}; going back to {found.words()} and on at half the rate "
+            f"{error}; going back to {found.words()} and on {remedy} "
             f"(rollback {found.rollbacks} of {MOST_ROLLBACKS})"
         )
         self._go_on(found)
