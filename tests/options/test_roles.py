@@ -74,14 +74,6 @@ def test_one_phase_is_no_phase():
     )
 
 
-def test_a_training_that_ended_early_had_fewer_phases():
-    train = lottery_config(phases=("fgsm:3", "natural:2", "pgd:5")).train
-    assert [phase.epochs for phase in train.shortened(4).parts] == [3, 1]
-    assert [phase.epochs for phase in train.shortened(2).parts] == [2]
-    assert train.shortened(4).epochs == 4
-    assert [phase.epochs for phase in train.shortened(10).parts] == [3, 2, 5]
-
-
 def test_phases_are_of_dense_training_and_retraining_unless_told():
     config = lottery_config(phases=("fgsm:2", "pgd:2"))
     assert config.ticket_train.phases == config.train.phases

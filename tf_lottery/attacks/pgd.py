@@ -14,7 +14,7 @@ from tf_lottery.attacks.procedure import (
     is_wrong,
     value_and_gradient,
 )
-from tf_lottery.attacks.seeds import uniform_in_ball
+from tf_lottery.attacks.seeds import random_bits, random_direction, uniform_in_ball
 from tf_lottery.keras import tf
 from tf_lottery.options.settings import AttackConfig
 from tf_lottery.type_aliases import LogitsFn, Tensor
@@ -58,12 +58,28 @@ class ProjectedGradient(Procedure):
         config = self.config
         if not config.random_start and isinstance(attempt, int) and attempt == 0:
             return x
-        noise = uniform_in_ball(seeds, self.salt(attempt), tf.shape(x)[1:], config.eps, config.norm)
+        noise = self._noise(seeds, self.salt(attempt), tf.shape(x)[1:])
         if not config.random_start:
             noise = tf.where(attempt == 0, 0.0, noise)
-        start = project(x + noise, x, config.eps, config.norm)
+        start = self._allowed(x + noise, x)
         start.set_shape(x.shape)  # map_fn loses it, and a loop's variables must keep theirs
         return start
+
+    def _noise(self, seeds: Tensor, salt: Tensor | int, shape: Tensor) -> Tensor:
+        """float32 (batch, *shape)."""
+        config = self.config
+        size = config.noise or config.eps
+        if config.noise_kind == "uniform":
+            return uniform_in_ball(seeds, salt, shape, size, config.norm)
+        if config.noise_kind == "normal":
+            return size * random_direction(seeds, salt, shape, "l2")
+        return tf.where(random_bits(seeds, salt, shape) < 0, -size, size)
+
+    def _allowed(self, moved: Tensor, x: Tensor) -> Tensor:
+        """The nearest image that may be used: of the ball and [0, 1], or of [0, 1] alone."""
+        if not self.config.projected:
+            return tf.clip_by_value(moved, 0.0, 1.0)
+        return project(moved, x, self.config.eps, self.config.norm)
 
     def step(self, logits_fn, x, y, seeds, attempt, state, i):
         """See ``Procedure``."""
@@ -82,7 +98,7 @@ class ProjectedGradient(Procedure):
             # A step is an FGM step, into the box, and then brought back to the ball, as in
             # cleverhans. (In l_inf both are boxes, and their order does not matter.)
             moved = tf.clip_by_value(moved, 0.0, 1.0)
-        state["x_adv"] = project(moved, x, config.eps, config.norm)
+        state["x_adv"] = self._allowed(moved, x)
         return state
 
     def end(self, logits_fn, x, y, state):

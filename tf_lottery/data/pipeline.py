@@ -60,6 +60,7 @@ def training_batches(
     with_images: bool = True,
     parts: int = 1,
     mine: range = range(1),
+    replays: int = 1,
 ) -> tf.data.Dataset:
     """The batches of epochs ``first_epoch`` to ``epochs - 1``, one after the other.
 
@@ -82,6 +83,9 @@ def training_batches(
         ``batch_size``.
       mine: the parts wanted. They come one after the other, each as a batch of its
         own; only their images are gathered.
+      replays: how often each batch comes in a row. The numbers of epochs and steps count
+        batches as they come, so that a pass over all images takes so many epochs, and
+        ``epoch`` of a batch is its pass.
 
     Returns:
       Of known cardinality, ``steps_per_epoch * len(mine)`` dicts an epoch of: ``image``
@@ -117,16 +121,22 @@ def training_batches(
             batch["image"] = _to_unit(pixels if draws is None else crop_and_flip(pixels, draws))
         return batch
 
+    first, last = first_epoch * steps + first_step, epochs * steps
+    skipped, replayed = divmod(first, replays)
+    first_pass, skipped = divmod(skipped, steps)
     batches = (
-        tf.data.Dataset.range(first_epoch, epochs)
+        tf.data.Dataset.range(first_pass, -(-last // (steps * replays)))
         .flat_map(one_epoch)
-        .skip(first_step * len(mine))
+        .skip(skipped * len(mine))
         .map(fetch, num_parallel_calls=_PARALLEL_CALLS, deterministic=True)
-        .apply(
-            tf.data.experimental.assert_cardinality(
-                len(mine) * max(0, steps * (epochs - first_epoch) - first_step)
-            )
+    )
+    if replays > 1:
+        batches = batches.flat_map(
+            lambda batch: tf.data.Dataset.from_tensors(batch).repeat(replays)
         )
+        batches = batches.skip(replayed).take(max(0, last - first))
+    batches = batches.apply(
+        tf.data.experimental.assert_cardinality(len(mine) * max(0, last - first))
     )
     return _without_autotune(batches.prefetch(_BATCHES_AHEAD * len(mine)))
 

@@ -19,7 +19,6 @@ from dataclasses import asdict, dataclass, replace
 from tf_lottery.attacks import make_procedure
 from tf_lottery.objectives import passes_of
 from tf_lottery.options.settings import AttackConfig, TrainConfig
-from tf_lottery.training.model import watched_attack
 
 
 @dataclass(frozen=True)
@@ -50,22 +49,33 @@ class Cost:
         return asdict(self)
 
 
-def training_cost(config: TrainConfig, images: int, forward_flops: int) -> Cost:
-    """The predicted cost of a training run, times left at 0.
+def training_cost(
+    config: TrainConfig,
+    images: int,
+    forward_flops: int,
+    epochs: Sequence[tuple[int, int]] | None = None,
+) -> Cost:
+    """The cost of a training run, predicted or of the epochs that were trained; times left at 0.
 
     Args:
       config: epochs, batch size and objective.
       images: size of the training set; each epoch drops the last partial batch.
       forward_flops: F above.
+      epochs: that were trained, see ``training.guards.trained_epochs``; ``None``: as planned.
     """
-    epoch = (images // config.batch_size) * config.batch_size
-    columns = ("forward_passes", "input_gradient_passes", "weight_gradient_passes")
-    passes = dict.fromkeys(columns, 0)
-    for phase in config.parts:
-        for column, each in zip(columns, passes_of(phase.objective), strict=True):
-            passes[column] += phase.epochs * epoch * each
-    flops = sum(passes.values()) * forward_flops
-    return Cost(examples=config.epochs * epoch, flops=flops, **passes)
+    trained = enumerate([0] * config.epochs) if epochs is None else epochs
+    an_epoch = (images // config.batch_size) * config.batch_size
+    each = [passes_of(config.part(epoch)[0].hardened(times)) for epoch, times in trained]
+    forward, input_gradient, weight_gradient = (
+        an_epoch * sum(passes[kind] for passes in each) for kind in range(3)
+    )
+    return Cost(
+        examples=an_epoch * len(each),
+        forward_passes=forward,
+        input_gradient_passes=input_gradient,
+        weight_gradient_passes=weight_gradient,
+        flops=(forward + input_gradient + weight_gradient) * forward_flops,
+    )
 
 
 def validation_cost(
@@ -79,11 +89,8 @@ def validation_cost(
       forward_flops: F above.
       classes: of the model.
     """
-    attacks: tuple[AttackConfig, ...]
-    attacks = () if config.validation_attack is None else (config.validation_attack,)
-    watched = watched_attack(config)
-    if attacks and watched is not None:
-        attacks += (watched,)  # see training.guards.CollapseGuard
+    # The second one for training.guards.CollapseGuard.
+    attacks = tuple(one for one in (config.validation_attack, config.probe) if one is not None)
     used = config.epochs * (config.validation_images or images)
     cost = evaluation_cost(attacks, used, forward_flops, classes)
     if config.ema_decay:  # the averaged weights are judged too, without FGSM

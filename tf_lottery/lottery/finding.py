@@ -142,7 +142,10 @@ def _provenance(shop: Resources, stage: Stage, own: Cost) -> dict:
     last = stage.parents["trained"].settings if "trained" in stage.parents else {}
     troubles = {
         "collapsed_epochs": [ledger.get("collapsed_epochs", []) for ledger in ledgers],
-        "rollbacks": [ledger.get("rollbacks", 0) for ledger in ledgers],
+        **{
+            name: [ledger.get(name, 0) for ledger in ledgers]
+            for name in ("rollbacks", "overfit_rollbacks")
+        },
     }
     costs = [*map(shop.ledger, spent), own.to_json()]
     return {

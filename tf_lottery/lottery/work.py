@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from tf_lottery.options.registries import MODELS
 from tf_lottery.options.settings import LotteryConfig, TrainConfig, settings
 from tf_lottery.pruning.masks import MaskedNetwork, wrap
 from tf_lottery.training import callbacks
-from tf_lottery.training.guards import collapsed_epochs
+from tf_lottery.training.guards import collapsed_epochs, trained_epochs
 from tf_lottery.training.run import train
 from tf_lottery.training.task import Reporting
 
@@ -104,7 +104,7 @@ def train_network(shop: Resources, stage: Stage, directory: Path) -> None:
         {"network": spec.to_json(), "data_digest": data.digest},
     )
     cost = dataclasses.replace(
-        _training_cost(shop, stage, epochs=len(rows)),
+        _training_cost(shop, stage, trained_epochs(rows)),
         **{
             column: sum(row[column] for row in rows)
             for column in ("seconds", "startup_seconds", "validation_seconds")
@@ -112,7 +112,7 @@ def train_network(shop: Resources, stage: Stage, directory: Path) -> None:
     )
     told = {
         "collapsed_epochs": collapsed_epochs(rows),
-        "rollbacks": rows[-1]["rollbacks"],
+        **{name: rows[-1].get(name, 0) for name in ("rollbacks", "overfit_rollbacks")},
         "weights": callbacks.best_weights(rows) if callbacks.averaged(rows) else "",
     }
     if len(rows) < training.epochs:
@@ -294,13 +294,13 @@ def _no_cost(shop: Resources, stage: Stage) -> Cost:
     return Cost()
 
 
-def _training_cost(shop: Resources, stage: Stage, epochs: int = 0) -> Cost:
-    """``epochs``: that it took, if it stopped early; 0: as planned."""
+def _training_cost(
+    shop: Resources, stage: Stage, epochs: Sequence[tuple[int, int]] | None = None
+) -> Cost:
+    """``epochs``: that it took, see ``training_cost``; ``None``: as planned."""
     training, config = stage.runtime["train"], stage.runtime["config"]
-    if epochs:
-        training = training.shortened(epochs)
     images = len(shop.data(config).train_labels)
-    return training_cost(training, images, shop.forward_flops(config))
+    return training_cost(training, images, shop.forward_flops(config), epochs)
 
 
 def _evaluation_cost(shop: Resources, stage: Stage) -> Cost:

@@ -17,6 +17,7 @@ from tf_lottery.options.registries import METHODS
 NORMS = ("linf", "l2")
 # dlr and logit_difference are of apgd; with targets, of one wrong class after the other.
 LOSSES = ("cross_entropy", "margin", "dlr")
+NOISES = ("uniform", "normal", "signs")
 L2_EPS = 0.5  # usual for CIFAR-10 (RobustBench)
 
 CW_STEPS = 30  # PGD steps on the margin loss, as in Zhang et al. 2019 (TRADES), section 5
@@ -64,6 +65,10 @@ class AttackConfig(Options):
         first (``apgd`` with ``dlr``, ``fab``); at most the wrong classes there are.
       decay: of ``mim``'s accumulated gradient.
       search_steps: of the binary search of ``cw_l2`` for its constant.
+      noise: size of ``pgd``'s random start: of ``uniform`` noise the radius, of ``normal`` noise
+        the standard deviation, of ``signs`` what each pixel is moved by; 0: eps.
+      noise_kind: its distribution.
+      projected: ``pgd`` stays in the ball; otherwise in [0, 1] alone, as N-FGSM in training.
     """
 
     name: str = "pgd10"
@@ -78,6 +83,9 @@ class AttackConfig(Options):
     targets: int = added(0, check=at_least(0))
     decay: float = added(1.0, check=at_least(0))
     search_steps: int = added(CW_L2_SEARCH, check=at_least(1))
+    noise: float = added(0.0, check=at_least(0))
+    noise_kind: str = added("uniform", choices=NOISES)
+    projected: bool = added(True)
 
     def __post_init__(self):
         super().__post_init__()

@@ -7,9 +7,7 @@ derived from; an option that is a setting itself is declared in ``settings.py``.
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
-import re
 import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,7 +16,8 @@ from typing import Any
 from tf_lottery.errors import UsageError
 from tf_lottery.options.architectures import architecture
 from tf_lottery.options.attacks import NORMS, RADIUS, AttackConfig, attack_from_name, default_eps
-from tf_lottery.options.checks import at_least, positive
+from tf_lottery.options.checks import at_least, positive, within
+from tf_lottery.options.objectives import REPLAYS, training_attack
 from tf_lottery.options.option import Option, Options, option
 from tf_lottery.options.recipes import RECIPES, filled
 from tf_lottery.options.registries import OBJECTIVES
@@ -38,7 +37,6 @@ from tf_lottery.options.settings import (
 
 _EPOCHS = at_least(0, "1 or more, or 0 for --epochs")
 _DEFAULT = at_least(0, "more than 0, or 0 for the network's default")
-_PGD = re.compile(r"pgd([1-9]\d{0,4})")
 
 
 def _known_attack(flag: str, name: str) -> None:
@@ -51,11 +49,7 @@ def _known_phases(flag: str, phases: tuple[str, ...]) -> None:
         if not name or not epochs.isdecimal() or not int(epochs):
             allowed = "objectives with their epochs, such as n_fgsm:20,pgd10:4"
             raise UsageError.bad_value(flag, ",".join(phases), allowed)
-        _known_objective(flag, name)
-
-
-def _known_objective(flag: str, name: str) -> None:
-    OBJECTIVES.check(flag, "pgd" if _PGD.fullmatch(name) else name)
+        OBJECTIVES.check(flag, name)
 
 
 @dataclass(frozen=True)
@@ -113,11 +107,34 @@ class AttackOptions(Options, topic=TRAINING_ATTACK):
 
     eps: float = option(8 / 255, "Radius of the ball; 8/255 works.", RADIUS["linf"])
     steps: int = option(10, "PGD steps while training.", at_least(1))
-    step_size: float | None = option(None, "PGD step. Default: eps/4.", at_least(0))
+    step_size: float | None = option(
+        None,
+        "PGD step. Default: eps with one step, eps/2 with two, else 2.5 eps / steps: eps/4 at 10.",
+        at_least(0),
+    )
     random_start: bool = option(
         False,
         "PGD starts at a random point of the ball while training (the authors' code: at the "
         "clean image).",
+    )
+    beta: float | None = option(
+        None,
+        "Weight of the second term of trades, mart and nuat (there at the end of training). "
+        "Default: 6, 5 and 4, as published.",
+        at_least(0),
+    )
+    replays: int = option(REPLAYS, "How often free trains on each batch in a row.", at_least(1))
+    label_smoothing: float = option(
+        0.0,
+        "Share of the target that is spread over all classes, in the cross-entropies of every "
+        "objective, not in the attack; in [0, 1).",
+        within("[0, 1)"),
+    )
+    awp_gamma: float = option(
+        0.0,
+        "Adversarial weight perturbation: how far, as a share of its length, each kernel is moved "
+        "before the gradient is taken (0.01 is usual, for trades 0.005); 0: not at all.",
+        at_least(0),
     )
     validation_attack: str = option(
         "pgd10",
@@ -127,18 +144,15 @@ class AttackOptions(Options, topic=TRAINING_ATTACK):
     )
 
     def objective(self, name: str) -> ObjectiveConfig:
-        """The objective of that name: FGSM is one step of eps from the clean image."""
-        if name == "natural":
-            return ObjectiveConfig(name)
-        if steps := _PGD.fullmatch(name):
-            return dataclasses.replace(self, steps=int(steps[1])).objective("pgd")
-        if name == "fgsm":
-            return ObjectiveConfig(name, attack_from_name("fgsm", self.eps))
-        size = self.eps / 4 if self.step_size is None else self.step_size
-        attack = AttackConfig(
-            f"pgd{self.steps}", "linf", self.eps, self.steps, size, self.random_start
+        """The objective of that name, ``pgd<N>`` among them: whatever N, PGD of N steps."""
+        return ObjectiveConfig(
+            name,
+            training_attack(name, self.eps, self.steps, self.step_size, self.random_start),
+            self.beta,
+            self.replays,
+            self.label_smoothing,
+            self.awp_gamma,
         )
-        return ObjectiveConfig(name, attack)
 
 
 @dataclass(frozen=True)

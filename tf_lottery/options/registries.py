@@ -18,8 +18,15 @@ OBJECTIVES = Registry(
     {
         "natural": "tf_lottery.objectives:natural",
         "fgsm": "tf_lottery.objectives:fgsm",
+        "fgsm_rs": "tf_lottery.objectives:fgsm_rs",
+        "n_fgsm": "tf_lottery.objectives:n_fgsm",
+        "nuat": "tf_lottery.objectives:nuat",
+        "free": "tf_lottery.objectives:free",
         "pgd": "tf_lottery.objectives:pgd",
+        "trades": "tf_lottery.objectives:trades",
+        "mart": "tf_lottery.objectives:mart",
     },
+    counted=("pgd",),
 )
 # How an attack goes about it: classes of ``attacks.procedure.Procedure``.
 METHODS = Registry(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tf_lottery.errors import UsageError
@@ -22,11 +22,13 @@ class Registry:
     Args:
       what: kind of function, for messages, such as ``a score``.
       places: name -> ``package.module:function``.
+      counted: names that a number may follow, such as ``pgd7``.
     """
 
-    def __init__(self, what: str, places: Mapping[str, str]):
+    def __init__(self, what: str, places: Mapping[str, str], counted: Sequence[str] = ()):
         self.what = what
         self._places = dict(places)
+        self._counted = tuple(counted)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
@@ -36,8 +38,16 @@ class Registry:
 
     def check(self, flag: str, name: str) -> None:
         """Raises ``UsageError`` unless ``name`` is registered or of the importable form."""
-        if name not in self and not _IMPORTABLE.fullmatch(name):
-            raise UsageError.unknown(flag, name, (*self, "package.module:function"))
+        if self.numbered(name)[0] not in self and not _IMPORTABLE.fullmatch(name):
+            counted = (f"{each}<N>" for each in self._counted)
+            raise UsageError.unknown(flag, name, (*self, *counted, "package.module:function"))
+
+    def numbered(self, name: str) -> tuple[str, int]:
+        """``pgd7`` -> (``pgd``, 7); the name itself and 0 where no number goes with it."""
+        match = re.fullmatch(r"([a-z_]+?)([1-9]\d{0,6})", name)
+        if match is None or match[1] not in self._counted:
+            return name, 0
+        return match[1], int(match[2])
 
     def find(self, flag: str, name: str) -> Callable[..., Any]:
         """The function of that name; its module is imported.
@@ -46,11 +56,12 @@ class Registry:
           UsageError: no such name, module or function.
         """
         self.check(flag, name)
-        module, _, function = self._places.get(name, name).partition(":")
+        plain = self.numbered(name)[0]
+        module, _, function = self._places.get(plain, plain).partition(":")
         try:
             found = getattr(importlib.import_module(module), function)
         except Exception as error:  # whatever somebody's module raises
-            if name in self:
+            if plain in self:
                 raise
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise UsageError.bad_value(

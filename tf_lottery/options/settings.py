@@ -19,8 +19,9 @@ from tf_lottery.errors import UsageError
 from tf_lottery.options.architectures import ARCHITECTURES, architecture, check_depth
 from tf_lottery.options.attacks import AttackConfig, attack_from_name
 from tf_lottery.options.checks import at_least, positive, within
+from tf_lottery.options.objectives import ObjectiveConfig
 from tf_lottery.options.option import Options, added, option
-from tf_lottery.options.registries import FINDERS, MODELS, OBJECTIVES, SCORES
+from tf_lottery.options.registries import FINDERS, MODELS, SCORES
 
 __all__ = [
     "ARCHITECTURES", "DTYPE_POLICIES", "EXPORT_FORMATS", "KINDS", "SCOPES", "SCORES",
@@ -141,30 +142,6 @@ class ModelConfig(Options, topic="Model"):
         elif self.name not in MODELS:
             label += "".join(f"-{size}" for size in (self.depth, self.width) if size)
         return label if self.width_multiplier == 1 else f"{label}-w{self.width_multiplier:g}"
-
-
-@dataclass(frozen=True)
-class ObjectiveConfig(Options):
-    """What a training step minimises.
-
-    Attributes:
-      name: of ``registries.OBJECTIVES``, or ``package.module:function``.
-      attack: that it trains against; ``None``: none, as in ``natural``.
-    """
-
-    name: str = option("pgd", flag="objective", choices=OBJECTIVES)
-    attack: AttackConfig | None = None
-
-    def __post_init__(self):
-        super().__post_init__()
-        # Objectives from outside attack or do not.
-        if self.name in OBJECTIVES and (self.attack is None) != (self.name == "natural"):
-            raise ValueError("an attack goes with every objective but natural")
-
-    @property
-    def attack_steps(self) -> int:
-        """Gradient steps of the attack; 0 without one."""
-        return self.attack.steps * self.attack.restarts if self.attack else 0
 
 
 @dataclass(frozen=True)
@@ -300,7 +277,9 @@ class TrainConfig(Options, topic="Training"):
     )
     on_overfit: str = added(
         "warn",
-        "FGSM training that becomes robust to FGSM alone (catastrophic overfitting).",
+        "One-step training that becomes robust to FGSM alone (catastrophic overfitting): warn, "
+        "stop, or go back to the end of the last epoch and on against PGD of two steps, then four, "
+        "then eight.",
         choices=("warn", "stop", "rollback"),
     )
 
@@ -312,6 +291,14 @@ class TrainConfig(Options, topic="Training"):
             )
         if self.phases and sum(phase.epochs for phase in self.phases) != self.epochs:
             raise ValueError("phases and epochs do not add up")
+        if self.on_overfit != "warn" and self._one_step and self.probe is None:
+            judge = self.validation_attack
+            raise UsageError(
+                f"--on_overfit={self.on_overfit}: a guard with nothing to probe, as the validation "
+                f"attack is {judge.name if judge else 'none'}; must be one of several steps, such "
+                "as --validation_attack=pgd10",
+                "on_overfit",
+            )
 
     @property
     def parts(self) -> tuple[Phase, ...]:
@@ -327,14 +314,20 @@ class TrainConfig(Options, topic="Training"):
                 break
         return phase.objective, end
 
-    def shortened(self, epochs: int) -> TrainConfig:
-        """What it was if it ended after so many epochs; for its cost."""
-        phases, left = [], epochs
-        for phase in self.phases:
-            phases.append(dataclasses.replace(phase, epochs=min(left, phase.epochs)))
-            left -= phases[-1].epochs
-        kept = tuple(phase for phase in phases if phase.epochs)
-        return dataclasses.replace(self, epochs=epochs, phases=kept, keep_epochs=())
+    @property
+    def _one_step(self) -> AttackConfig | None:
+        """The attack of the first phase that trains against a single gradient."""
+        phases = (phase.objective for phase in self.parts)
+        return next((objective.attack for objective in phases if objective.one_step), None)
+
+    @property
+    def probe(self) -> AttackConfig | None:
+        """FGSM at the radius of training, judged beside the validation attack of a one-step
+        training: catastrophic overfitting is robustness to it alone. ``None``: not looked for."""
+        judge, attack = self.validation_attack, self._one_step
+        if judge is None or attack is None or (judge.method == "pgd" and judge.steps == 1):
+            return None
+        return attack_from_name("fgsm", attack.eps, norm=attack.norm)
 
 
 @dataclass(frozen=True)

@@ -101,15 +101,27 @@ def troubles(ledger: Sequence[LedgerEntry]) -> Iterator[str]:
     if collapsed:
         yield (
             f"Catastrophic overfitting, that is robust to FGSM and not to PGD, in "
-            f"{'; '.join(collapsed)}: what was made from these weights is no fair sample of FGSM "
-            "training; --on_overfit=rollback or a smaller rate may avoid it."
+            f"{'; '.join(collapsed)}: what was made from these weights is no fair sample of "
+            "one-step training; --on_overfit=rollback or a smaller rate may avoid it."
         )
-    back = [f"{training(entry)} ({entry.rollbacks} x)" for entry in ledger if entry.rollbacks]
+    halved = [(entry, entry.rollbacks - entry.overfit_rollbacks) for entry in ledger]
+    back = [f"{training(entry)} ({times} x)" for entry, times in halved if times]
     if back:
         yield (
             f"Gone back to an earlier epoch, and on at half the rate each time: {'; '.join(back)}. "
-            "The rates are not those of the settings, and the seconds and FLOPs of what was "
-            "undone are not counted."
+            "The rates are not those of the settings, and the FLOPs of what was undone are not "
+            "counted."
+        )
+    hardened = [
+        f"{training(entry)} (from {2**entry.overfit_rollbacks} steps on)"
+        for entry in ledger
+        if entry.overfit_rollbacks
+    ]
+    if hardened:
+        yield (
+            "Gone back from catastrophic overfitting, and on against PGD of 2 steps, then 4, then "
+            f"8: {'; '.join(hardened)}. The seconds and FLOPs are those of what was run, undone "
+            "epochs among them."
         )
 
 

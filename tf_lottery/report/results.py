@@ -196,6 +196,7 @@ class LedgerEntry(Struct):
     epochs: Count = 0
     planned_epochs: Count = 0
     planned_flops: Amount = 0
+    overfit_rollbacks: int = 0
 
 
 class Results(Document):

@@ -34,7 +34,9 @@ class History(keras.callbacks.Callback):
     ``weights`` (``raw`` or ``average``: which is better by ``judged_by``; ``average`` if equal,
     ``raw`` without one), ``validation_fgsm`` (of FGSM training, of the raw weights, else
     ``None``), ``collapsed`` (see ``CollapseGuard``, ``None`` without one), ``rollbacks``
-    (how often the training had gone back until then), ``seconds`` (training alone),
+    (how often the training had gone back until then), ``overfit_rollbacks`` (how many of them
+    for catastrophic overfitting), ``attack`` (name of the one trained against, or ``None``),
+    ``seconds`` (training alone; after going back, with what was undone),
     ``startup_seconds`` (the part of it until the first step of the process, or of a phase, was
     done: tracing and compiling), ``validation_seconds``, ``distance`` (see
     ``RelativeDistance``) and ``input_gradients`` (see ``GradientGuard``), both or ``None``. Rows
@@ -44,8 +46,8 @@ class History(keras.callbacks.Callback):
       path: of the file; ``None``: there is to be no file.
       rates: learning rate of every step, (epochs * steps_per_epoch,).
       steps_per_epoch: optimizer steps.
-      measures: give ``collapsed``, ``distance`` and ``input_gradients``, where they are
-        measured: called after each epoch, outside both of its times.
+      measures: give ``attack``, ``collapsed``, ``distance`` and ``input_gradients``, where they
+        are measured: called after each epoch, outside both of its times.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class History(keras.callbacks.Callback):
         """What is measured from now on comes after ``position``."""
         self.rows: list[dict] = list(position.rows)
         self._rollbacks = position.rollbacks
+        self._overfit_rollbacks = position.overfit_rollbacks
         self._before = position.spent
 
     def starts_up(self) -> None:
@@ -103,7 +106,8 @@ class History(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         now = time.perf_counter()
         trained = self._trained or now
-        rate = self._rates[(epoch + 1) * self._steps_per_epoch - 1] * rate_factor(self._rollbacks)
+        rate = self._rates[(epoch + 1) * self._steps_per_epoch - 1]
+        rate *= rate_factor(self._rollbacks - self._overfit_rollbacks)
         raw = [_number(logs.get(f"val_{name}")) for name in ("natural", "robust")]
         average = [_number(logs.get(f"val_average_{name}")) for name in ("natural", "robust")]
         averaged = average[0] is not None
@@ -124,6 +128,8 @@ class History(keras.callbacks.Callback):
                 "validation_fgsm": _number(logs.get("val_fgsm")),
                 "collapsed": self._measured("collapsed"),
                 "rollbacks": self._rollbacks,
+                "overfit_rollbacks": self._overfit_rollbacks,
+                "attack": self._measured("attack"),
                 "seconds": trained - self._began,
                 "startup_seconds": self._startup,
                 "validation_seconds": now - trained,
@@ -282,6 +288,8 @@ class Checkpoint(keras.callbacks.Callback):
     def go_on(self, position: Position) -> None:
         """What is saved from now on comes after ``position``."""
         self._rollbacks = position.rollbacks
+        self._overfit_rollbacks = position.overfit_rollbacks
+        self._undone = {} if position.step else position.spent
         self._sums: list[float] = position.spent.get("sums", [])
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -301,6 +309,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self._training = False
+        self._undone = {}
         self.save(epoch + 1)
 
     def save(self, epoch: int) -> None:
@@ -325,8 +334,9 @@ class Checkpoint(keras.callbacks.Callback):
                 epoch=epoch,
                 step=step,
                 rows=rows,
-                spent=self._spent() if step else {},
+                spent=self._spent() if step else self._undone,
                 rollbacks=self._rollbacks,
+                overfit_rollbacks=self._overfit_rollbacks,
             ),
             sorted(needed),
         )

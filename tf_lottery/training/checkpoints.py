@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tf_lottery import files
-from tf_lottery.keras import keras, tf
+from tf_lottery.keras import tf
 from tf_lottery.pruning.masks import MaskedNetwork
 
 FORMAT = 1
@@ -36,6 +36,7 @@ class Position:
       spent: what is known of the epoch under way, see ``History.spent``, and ``sums``, of its
         metrics.
       rollbacks: how often the training went back, see ``run.train``.
+      overfit_rollbacks: how many of them for catastrophic overfitting.
       kept: digests of the weights files that belong to it, by name.
     """
 
@@ -44,6 +45,7 @@ class Position:
     rows: list[dict] = dataclasses.field(default_factory=list)
     spent: dict[str, Any] = dataclasses.field(default_factory=dict)
     rollbacks: int = 0
+    overfit_rollbacks: int = 0
     kept: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
@@ -123,26 +125,19 @@ class Checkpoints:
     """The checkpoints of one training.
 
     Variables: kernels and masks (``masked.wrapped``), optimizer slots and step count, averaged
-    weights. They say nothing of devices.
+    weights, and what an objective carries from step to step. They say nothing of devices.
 
     Args:
       directory: of the training.
       masked: network and masks.
       optimizer: built.
-      average: network of the averaged weights, if they are.
+      **others: trackable objects by name.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        masked: MaskedNetwork,
-        optimizer: Any,
-        average: keras.Model | None = None,
-    ):
+    def __init__(self, directory: Path, masked: MaskedNetwork, optimizer: Any, **others: Any):
         self._directory = Path(directory)
         self._folder = self._directory / "checkpoints"
         # Made now: during fit it would be made on all devices, of all processes.
-        others = {} if average is None else {"average": average}
         self._checkpoint = tf.train.Checkpoint(
             network=masked.wrapped, optimizer=optimizer, **others
         )

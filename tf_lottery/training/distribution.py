@@ -76,6 +76,13 @@ class Distribution:
                 config.batch_norm_groups,
                 f"{self.replicas}, the number of devices there are, with --nosync_batch_norm",
             )
+        for phase in config.parts if self.replicas > 1 else ():
+            objective = phase.objective
+            if objective.awp_gamma:
+                raise UsageError.bad_value("awp_gamma", objective.awp_gamma, "0 on several devices")
+            if not objective.shared_by_devices:
+                allowed = "one that looks at each image alone, on several devices"
+                raise UsageError.bad_value("objective", objective.name, allowed)
         for flag, others in (("on_nan", "stop"), ("on_overfit", "warn or stop")):
             if self._workers > 1 and getattr(config, flag) == "rollback":
                 # Only the chief reads checkpoints and knows of the collapse.

@@ -80,9 +80,9 @@ class NonFiniteGuard(keras.callbacks.Callback):
 class CollapseGuard(keras.callbacks.Callback):
     """Notices catastrophic overfitting: a network robust to FGSM and to nothing else.
 
-    Wong et al. 2020 (arXiv 2001.03994, section 5.4): within an epoch the accuracy of an FGSM
+    Wong et al. 2020 (arXiv 2001.03994, section 5.4): within an epoch the accuracy of a one-step
     training under PGD may fall to 0 while that under FGSM rises. Looked at after each epoch,
-    on the validation images: the attack trained on beside the validation attack.
+    on the validation images: FGSM at the radius of training beside the validation attack.
 
     Attributes:
       collapsed: whether the last epoch is one; ``None`` before the first.
@@ -113,8 +113,7 @@ class CollapseGuard(keras.callbacks.Callback):
             return
         text = (
             f"{self._stage}: catastrophic overfitting in epoch {epoch + 1}: {fgsm:.1%} of the "
-            f"validation images withstand FGSM, which is trained on, {robust:.1%} the validation "
-            "attack"
+            f"validation images withstand FGSM, {robust:.1%} the validation attack"
         )
         if self._stop:
             raise CollapseError(
@@ -122,7 +121,9 @@ class CollapseGuard(keras.callbacks.Callback):
                 "--on_overfit=rollback may help"
             )
         if not self._told:
-            self._announce(f"warning: {text}; --on_overfit=rollback goes back and lowers the rate")
+            self._announce(
+                f"warning: {text}; --on_overfit=rollback goes back and on against more steps"
+            )
             self._told = True
 
 
@@ -142,6 +143,19 @@ def has_collapsed(fgsm: float, robust: float, images: int) -> bool:
 def all_finite(network: keras.Model) -> bool:
     """Whether every variable of a bare network is free of NaN and infinity."""
     return all(np.all(np.isfinite(value)) for value in weights.get_weights(network).values())
+
+
+def trained_epochs(rows: list[dict]) -> list[tuple[int, int]]:
+    """Each epoch that was trained, from 0, and how often it had gone back from overfitting then.
+
+    Those that were undone are among them: one each time, the one that is counted once more.
+    """
+    kept = [row.get("overfit_rollbacks", 0) for row in rows]
+    undone = [
+        (next(epoch for epoch, times in enumerate(kept) if times > before), before)
+        for before in range(kept[-1] if kept else 0)
+    ]
+    return [*enumerate(kept), *undone]
 
 
 def collapsed_epochs(rows: list[dict]) -> list[int]:

@@ -14,10 +14,13 @@ from tf_lottery.keras import keras, tf
 from tf_lottery.models.frozen import frozen_logits
 from tf_lottery.objectives import Objective, Step
 from tf_lottery.options.registries import OBJECTIVES
-from tf_lottery.options.settings import AttackConfig, ObjectiveConfig, TrainConfig, derive_seed
+from tf_lottery.options.settings import ObjectiveConfig, TrainConfig, derive_seed
 from tf_lottery.pruning.masks import MaskedNetwork, keeps_all
 from tf_lottery.training.averaging import WeightAverage
+from tf_lottery.training.weight_perturbation import perturbed, unmoved
 from tf_lottery.type_aliases import Attack, Tensor
+
+_NATURAL = ObjectiveConfig("natural")
 
 
 class LotteryModel(keras.Model):
@@ -45,6 +48,12 @@ class LotteryModel(keras.Model):
         ``data.DeviceImages``. ``None``: batches bring their images.
       masks_change: the step reads every mask, also one that keeps all.
       average: of the weights, moved after each step and validated beside them.
+      config: settings of the objective.
+      total_steps: optimizer steps of the whole training.
+      image_shape: of a batch, where the objective is ``free`` and keeps a perturbation.
+
+    Attributes:
+      perturbation: variable of ``image_shape``, part of where a training stands; or ``None``.
     """
 
     def __init__(
@@ -61,12 +70,18 @@ class LotteryModel(keras.Model):
         fetch: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
         masks_change: bool = False,
         average: WeightAverage | None = None,
+        config: ObjectiveConfig = _NATURAL,
+        total_steps: int = 0,
+        image_shape: tuple[int, ...] | None = None,
     ):
         super().__init__(name="lottery_model")
         self.masked = masked
         self.network = masked.network
-        self.objective = objective
-        self.make_attack = make_attack
+        self.minimise(objective, make_attack, config)
+        self.total_steps = total_steps
+        self.perturbation = None
+        if image_shape is not None:
+            self.perturbation = tf.Variable(tf.zeros(image_shape), False, name="perturbation")
         self.attack_seed = attack_seed
         self.weight_decay = weight_decay
         self.validation_attack = validation_attack
@@ -92,6 +107,16 @@ class LotteryModel(keras.Model):
             judged += ["average_natural", "average_robust"]
         self._judged = {name: keras.metrics.Mean(name) for name in judged}
 
+    def minimise(
+        self,
+        objective: Objective,
+        make_attack: Callable[..., Attack] | None,
+        config: ObjectiveConfig,
+    ) -> None:
+        """From the next ``fit`` on the steps have this objective; arguments as of the class."""
+        self.objective, self.make_attack, self.objective_config = objective, make_attack, config
+        self.train_function = None  # it has the former one in it
+
     @property
     def metrics(self):
         return [self._loss, self._accuracy, *self._judged.values()]
@@ -107,38 +132,61 @@ class LotteryModel(keras.Model):
     def call(self, x, training=False):
         return self.network(x, training=training)
 
-    def minimise(self, objective: Objective, make_attack: Callable[..., Attack] | None) -> None:
-        """Another objective, from the next ``fit`` on."""
-        self.objective = objective
-        self.make_attack = make_attack
-        self.train_function = None  # traced again
-
     def loss_and_gradients(self, batch):
         """The loss, logits and labels for the accuracy, and the weights' gradients.
 
         The gradients are of the mean loss, for each trainable variable, before masks and decay.
         """
+        step = self._step(batch)
+        loss, logits, gradients, _ = self._passes(step)
+        return loss, logits, step.y, gradients
+
+    def _step(self, batch):
         if self.fetch is not None:
             batch = self.fetch(batch)
-        x, y = batch["image"], batch["label"]
+        progress = 0.0
+        if self.total_steps:
+            progress = tf.cast(self.optimizer.iterations, tf.float32) / self.total_steps
+        return Step(
+            batch["image"],
+            batch["label"],
+            self._attack_seeds(batch),
+            self.network,
+            frozen_logits,
+            self.make_attack,
+            config=self.objective_config,
+            progress=progress,
+            perturbation=self.perturbation,
+        )
+
+    def _passes(self, step):
+        """As ``_backward``, with the weights where ``awp_gamma`` says."""
+        gamma = self.objective_config.awp_gamma
+        if not gamma:
+            return self._backward(step)
+        with unmoved(self.network.non_trainable_variables):
+            gradients = self._backward(step)[2]
+        variables = self.network.trainable_variables
+        with perturbed(variables, gradients, self._multipliers, gamma):
+            return self._backward(step)
+
+    def _backward(self, step):
+        """The loss, logits, and the gradients of the weights and of what the step watches."""
         with tf.GradientTape() as tape:
-            loss, logits = self.objective(
-                Step(
-                    x,
-                    y,
-                    self._attack_seeds(batch),
-                    self.network,
-                    frozen_logits,
-                    self.make_attack,
-                    tape.stop_recording,
-                )
-            )
+            step.record(tape)
+            loss, logits = self.objective(step)
             scaled = self._scale(loss / self._replicas)
-        gradients = tape.gradient(scaled, self.network.trainable_variables)
-        return loss, logits, y, self._unscale(gradients)
+        variables = self.network.trainable_variables
+        watched = [tensor for tensor, _ in step.watched]
+        gradients = tape.gradient(scaled, [*variables, *watched])
+        # Of the others the sign is what counts.
+        ours, others = gradients[: len(variables)], gradients[len(variables) :]
+        return loss, logits, self._unscale(ours), others
 
     def train_step(self, batch):
-        loss, logits, y, gradients = self.loss_and_gradients(batch)
+        step = self._step(batch)
+        y = step.y
+        loss, logits, gradients, watched = self._passes(step)
         variables = self.network.trainable_variables
         decay = self.weight_decay / self._replicas
         if decay:
@@ -160,6 +208,8 @@ class LotteryModel(keras.Model):
         for variable, factor in zip(variables, self._multipliers, strict=True):
             if factor is not None:
                 variable.assign(variable * factor)
+        for (_, do), gradient in zip(step.watched, watched, strict=True):
+            do(gradient)
         if self.average is not None:
             self.average.update(self.optimizer.iterations)
         self._loss.update_state(loss)
@@ -221,29 +271,20 @@ def attack_scale(config: TrainConfig) -> float | None:
     return None if config.dtype_policy == "mixed_float16" else 1.0
 
 
-def watches_fgsm(config: TrainConfig) -> bool:
-    """Whether FGSM is judged too on the validation images, see ``guards.CollapseGuard``."""
-    return config.validation_attack is not None and watched_attack(config) is not None
-
-
-def watched_attack(config: TrainConfig) -> AttackConfig | None:
-    """The FGSM that is trained on, in any phase."""
-    watched = (phase.objective for phase in config.parts if phase.objective.name == "fgsm")
-    return next((objective.attack for objective in watched), None)
-
-
-def objective_of(
-    objective: ObjectiveConfig, scale: float | None
-) -> tuple[Objective, Callable[..., Attack] | None]:
-    """What ``LotteryModel`` minimises, and the attack it trains against.
+def objective_parts(
+    config: TrainConfig, objective: ObjectiveConfig
+) -> tuple[Objective, Callable[..., Attack] | None, ObjectiveConfig]:
+    """What ``LotteryModel.minimise`` takes.
 
     Args:
-      objective: of a training or one of its phases.
-      scale: see ``attack_scale``.
+      config: of the training.
+      objective: its own, or a hardened one.
     """
-    attack = objective.attack
-    make = functools.partial(make_attack, attack, gradient_scale=scale) if attack else None
-    return OBJECTIVES.find("objective", objective.name), make
+    make = None
+    if objective.attack:
+        scale = attack_scale(config)
+        make = functools.partial(make_attack, objective.attack, gradient_scale=scale)
+    return OBJECTIVES.find("objective", objective.name), make, objective
 
 
 def make_training_model(
@@ -254,6 +295,7 @@ def make_training_model(
     fetch: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
     masks_change: bool = False,
     average: WeightAverage | None = None,
+    total_steps: int = 0,
 ) -> LotteryModel:
     """The Keras model of a run, not yet compiled.
 
@@ -261,13 +303,21 @@ def make_training_model(
       masked: starting weights and masks.
       config: objective, attack, weight decay.
       seed: the run's root seed.
-      validation_network, fetch, masks_change, average: as of ``LotteryModel``.
+      validation_network, fetch, masks_change, average, total_steps: as of ``LotteryModel``.
     """
-    judged = [config.validation_attack, watched_attack(config) if watches_fgsm(config) else None]
+    judged = [config.validation_attack, config.probe]
     validation_attack, validation_fgsm = (make_attack(one) if one else None for one in judged)
+    objective, attack, settings = objective_parts(config, config.objective)
+    free = any(phase.objective.name == "free" for phase in config.parts)
+    free = any(phase.objective.name == "free" for phase in config.parts)
+    carried = (config.batch_size, *masked.network.input_shape[1:])
     return LotteryModel(
         masked,
-        *objective_of(config.objective, attack_scale(config)),
+        objective,
+        attack,
+        config=settings,
+        total_steps=total_steps,
+        image_shape=carried if free else None,
         attack_seed=derive_seed(seed, "attack"),
         weight_decay=config.weight_decay,
         validation_attack=validation_attack,

@@ -22,7 +22,7 @@ from tf_lottery.training.averaging import WeightAverage
 from tf_lottery.training.checkpoints import Position
 from tf_lottery.training.distance import RelativeDistance
 from tf_lottery.training.mask_updates import UpdateMasks
-from tf_lottery.training.model import attack_scale, make_training_model, objective_of
+from tf_lottery.training.model import make_training_model, objective_parts
 from tf_lottery.training.optimizer import make_optimizer
 from tf_lottery.training.schedules import RateTable, rate_factor
 from tf_lottery.training.task import Task
@@ -80,6 +80,7 @@ class Training:
       placed: the network and masks on the devices.
       average: of the weights; ``None``: they are not averaged.
       model: compiled.
+      objective: its own, or what goes on after catastrophic overfitting.
       history: its rows, so far.
       used: callbacks of every ``fit``.
       resumed: what has a state beside the variables, and goes on from a position.
@@ -92,7 +93,8 @@ class Training:
         directory = task.files
         found = checkpoints.newest(directory, reporting.announce) if directory else None
         gradients, collapse = task.gradient_guard(), task.collapse_guard()
-        measures: dict[str, Callable[[], Any]] = {}
+        self.objective = config.objective
+        measures: dict[str, Callable[[], Any]] = {"attack": self._attack_name}
         if gradients:
             measures["input_gradients"] = lambda: gradients.measured
         if collapse:
@@ -161,8 +163,8 @@ class Training:
             images,
             task.masks_change is not None,
             self.average,
+            task.steps * config.epochs,
         )
-        self.objective = config.objective
         self.table = RateTable(task.rates)
         self.optimizer = make_optimizer(config, task.steps, self.table)
         self.optimizer.build(self.placed.network.trainable_variables)
@@ -208,7 +210,9 @@ class Training:
                 config.epochs,
             )
             self.used.append(self.log)
-        self.saved = checkpoints.Checkpoints(directory, masked, self.optimizer, average)
+        carried = {"average": average, "perturbation": self.model.perturbation}
+        others = {name: one for name, one in carried.items() if one is not None}
+        self.saved = checkpoints.Checkpoints(directory, masked, self.optimizer, **others)
         self.saving = callbacks.Checkpoint(
             directory,
             self.saved,
@@ -222,7 +226,14 @@ class Training:
         self.resumed.append(self.saving)
 
     def _next_batch(self, epoch: int, step: int) -> dict:
-        return next(iter(self.task.batches(epoch, step, epoch + 1, self.with_images)))
+        return next(iter(self._batches(epoch, step, epoch + 1)))
+
+    def _batches(self, epoch: int, step: int, end: int) -> Any:
+        replays = self.objective.batch_replays
+        return self.task.batches(epoch, step, end, self.with_images, replays)
+
+    def _attack_name(self) -> str | None:
+        return self.objective.attack.name if self.objective.attack else None
 
     def run(self) -> list[dict]:
         """Trains from where it stands; an interruption within an epoch saves first."""
@@ -257,7 +268,7 @@ class Training:
             self.saving.save(0)  # to go back to
         for part in self.resumed:
             part.go_on(position)
-        self.table.factor.assign(rate_factor(position.rollbacks))
+        self.table.factor.assign(rate_factor(position.rollbacks - position.overfit_rollbacks))
 
     def _done(self) -> bool:
         # A process may have died right after the epoch that decided to stop.
@@ -269,14 +280,15 @@ class Training:
         """To the end of an epoch that is under way, or else of its phase."""
         task, epoch, step = self.task, self.position.epoch, self.position.step
         objective, end = task.config.part(epoch)
+        objective = objective.hardened(self.position.overfit_rollbacks)
         end = epoch + 1 if step else end
         if objective != self.objective:
             self.objective = objective
-            self.model.minimise(*objective_of(objective, attack_scale(task.config)))
+            self.model.minimise(*objective_parts(task.config, objective))
             self.history.starts_up()
         verbose = task.reporting.verbose
         self.model.fit(
-            task.batches(epoch, step, end, self.with_images),
+            self._batches(epoch, step, end),
             epochs=end,
             initial_epoch=epoch,
             steps_per_epoch=task.steps - step,
@@ -284,10 +296,13 @@ class Training:
             callbacks=list(self.used),
             verbose=(1 if sys.stdout.isatty() else 2) if verbose is None else verbose,
         )
-        self.position = Position(end, rollbacks=self.position.rollbacks)
+        self.position = dataclasses.replace(self.position, epoch=end, step=0, rows=[], spent={})
 
     def _go_back(self, error: NonFiniteError | CollapseError) -> None:
-        """To the last checkpoint between two epochs, and on at half the rate.
+        """To the last checkpoint between two epochs, and on with a remedy.
+
+        At half the rate where numbers were not finite; against more steps, see
+        ``ObjectiveConfig.hardened``, where the network had overfitted.
 
         Raises:
           NonFiniteError, CollapseError: there is none, or it is not to, or did not help.
@@ -303,9 +318,20 @@ class Training:
             if chosen == "rollback":
                 flag = f", after {rollbacks} rollbacks"
             raise type(error)(f"{error}; the checkpoint of {found.words()} is kept{flag}") from None
-        found = dataclasses.replace(found, rollbacks=rollbacks + 1)
+        found = dataclasses.replace(
+            found,
+            rollbacks=rollbacks + 1,
+            overfit_rollbacks=self.position.overfit_rollbacks + overfit,
+            spent=self.history.spent(),  # what is undone took its time
+        )
+        remedy = "at half the rate"
+        if overfit:
+            objective, _ = self.task.config.part(found.epoch)
+            attack = objective.hardened(found.overfit_rollbacks).attack
+            assert attack is not None  # or nothing would have been trained on one step
+            remedy = f"against {attack.name} from random starts, steps of {attack.step_size:.3g},"
         self.task.reporting.announce(
-            f"{error}; going back to {found.words()} and on at half the rate "
+            f"{error}; going back to {found.words()} and on {remedy} "
             f"(rollback {found.rollbacks} of {MOST_ROLLBACKS})"
         )
         self._go_on(found)

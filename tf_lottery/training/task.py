@@ -26,7 +26,7 @@ from tf_lottery.training import guards
 from tf_lottery.training.distribution import Distribution
 from tf_lottery.training.input_gradients import GradientGuard
 from tf_lottery.training.mask_updates import MaskUpdate
-from tf_lottery.training.model import attack_scale, watches_fgsm
+from tf_lottery.training.model import attack_scale
 from tf_lottery.training.schedules import learning_rates
 
 
@@ -116,7 +116,9 @@ class Task:
         """The learning rate of every step."""
         return learning_rates(self.config.schedule, self.config.epochs, self.steps)
 
-    def batches(self, first_epoch: int, first_step: int, epochs: int, with_images: bool) -> Any:
+    def batches(
+        self, first_epoch: int, first_step: int, epochs: int, with_images: bool, replays: int = 1
+    ) -> Any:
         """The training batches from a step of an epoch to the end of ``epochs``."""
         make = functools.partial(
             training_batches,
@@ -129,6 +131,7 @@ class Task:
             order_seed=derive_seed(self.seed, "order"),
             augmentation_seed=derive_seed(self.seed, "augmentation") if self.augment else None,
             with_images=with_images,
+            replays=replays,
         )
         return self.distribution.batches(make)
 
@@ -152,8 +155,8 @@ class Task:
                 check_frozen(network, self.data.train_images[:PROBED] / np.float32(255))
 
     def collapse_guard(self) -> guards.CollapseGuard | None:
-        """What watches FGSM training; nothing else needs it."""
-        if not watches_fgsm(self.config):
+        """What watches one-step training; nothing else needs it."""
+        if self.config.probe is None:
             return None
         images = self.config.validation_images or len(self.data.validation_labels)
         stop = self.config.on_overfit != "warn"
