@@ -42,7 +42,8 @@ class Option:
       short_name: a letter.
       path: what it may name, if it is a path, see ``places.place``.
       field, kind, default: of the dataclass's field: its name, its type (``int``, ``float``,
-        ``bool``, ``str``, ``tuple[str, ...]`` or ``tuple[float, ...]``), its default.
+        ``bool``, ``str``, ``int | str``, ``tuple[str, ...]`` or ``tuple[float, ...]``), its
+        default.
     """
 
     help: str = ""

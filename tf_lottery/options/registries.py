@@ -11,6 +11,9 @@ SCORES = Registry(
         "magnitude": "tf_lottery.pruning.scores:magnitude",
         "normalized_magnitude": "tf_lottery.pruning.scores:normalized_magnitude",
         "random": "tf_lottery.pruning.scores:random",
+        "snip": "tf_lottery.pruning.at_init:snip",
+        "grasp": "tf_lottery.pruning.at_init:grasp",
+        "synflow": "tf_lottery.pruning.at_init:synflow",
     },
 )
 OBJECTIVES = Registry(
@@ -42,6 +45,9 @@ FINDERS = Registry(
     "a ticket finder",
     {
         kind: f"tf_lottery.lottery.graph:{kind}"
-        for kind in ("dense", "boosting", "winning", "reinit", "random_mask")
+        for kind in (
+            "dense", "boosting", "winning", "reinit", "random_mask",
+            "early", "snip", "grasp", "synflow", "random",
+        )
     },
 )
