@@ -16,6 +16,7 @@ from tf_lottery.options.settings import (
     ObjectiveConfig,
     PruneConfig,
     ScheduleConfig,
+    SettlingConfig,
     TrainConfig,
     attack_from_name,
     check_depth,
@@ -98,6 +99,17 @@ BAD = [
     (PruneConfig, {"round_fraction": 0.0}, "round_fraction"),
     (PruneConfig, {"round_fraction": 1.0}, "round_fraction"),
     (PruneConfig, {"rewind_epoch": -1}, "rewind_epoch"),
+    (PruneConfig, {"rewind_epoch": "now"}, "rewind_epoch"),
+    (PruneConfig, {"rewind_epoch": 1, "search": "snip"}, "rewind_epoch"),
+    (PruneConfig, {"rewind_epoch": "current", "search": "random"}, "rewind_epoch"),
+    (PruneConfig, {"schedule": "geometric", "search": "synflow"}, "pruning_schedule"),
+    (PruneConfig, {"search": "lucky"}, "search"),
+    (PruneConfig, {"mask_distance": 1.1}, "mask_distance"),
+    (PruneConfig, {"mask_distance": math.nan}, "mask_distance"),
+    (PruneConfig, {"layer_density": "er"}, "layer_density"),
+    (whole, {"prune": PruneConfig(rewind_epoch=5)}, "rewind_epoch"),
+    (whole, {"prune": PruneConfig(score="snip", search="early")}, "score"),
+    (whole, {"prune": PruneConfig(score="grasp"), "compare": ("early",)}, "score"),
     (whole, {"compare": ()}, "compare"),
     (whole, {"compare": ("dense", "sparse")}, "compare"),
     (whole, {"compare": ("dense", "dense")}, "compare"),
@@ -246,7 +258,11 @@ ADDED = [
     for field in dataclasses.fields(holder)
     if field.metadata.get("omit_default")
 ]
-WORDS = {"dtype_policy": "mixed_bfloat16", "on_overfit": "rollback", "method": "square"}
+WORDS = {
+    "dtype_policy": "mixed_bfloat16", "on_overfit": "rollback", "method": "square",
+    "settling": SettlingConfig(0.1, 0.8, "magnitude", "global"), "search": "snip",
+    "layer_density": "igq",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("holder", "field"), ADDED, ids=lambda v: getattr(v, "name", ""))

@@ -46,8 +46,16 @@ FINDERS = Registry(
     {
         kind: f"tf_lottery.lottery.graph:{kind}"
         for kind in (
-            "dense", "boosting", "winning", "reinit", "random_mask",
-            "early", "snip", "grasp", "synflow", "random",
+            "dense",
+            "boosting",
+            "winning",
+            "reinit",
+            "random_mask",
+            "early",
+            "snip",
+            "grasp",
+            "synflow",
+            "random",
         )
     },
 )

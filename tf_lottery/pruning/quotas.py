@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+
 from tf_lottery.errors import DeadLayerError
 
 Shapes = Sequence[tuple[int, ...]]

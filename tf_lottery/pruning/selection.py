@@ -43,7 +43,7 @@ def prune(
       >>> prune({"a": np.array([3.0, 1.0]), "b": np.array([2.0, 2.0])}, None, 0.5, "magnitude")
       {'a': array([ True, False]), 'b': array([ True, False])}
     """
-    context = ScoreContext(weights, masks or {}, seed)
+    context = ScoreContext(weights, masks or {}, seed, sparsity, scope)
     return select(score_weights(score, context), context.masks, sparsity, scope)
 
 

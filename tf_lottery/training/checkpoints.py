@@ -122,20 +122,23 @@ def _read(directory: Path, path: Path) -> Position | str:
 class Checkpoints:
     """The checkpoints of one training.
 
-    Variables: kernels and masks (``masked.wrapped``), optimizer slots and step count. They
-    say nothing of devices.
+    Variables: kernels and masks (``masked.wrapped``), optimizer slots and step count, and those
+    of ``others``. They say nothing of devices.
 
     Args:
       directory: of the training.
       masked: network and masks.
       optimizer: built.
+      **others: what else holds variables.
     """
 
-    def __init__(self, directory: Path, masked: MaskedNetwork, optimizer: Any):
+    def __init__(self, directory: Path, masked: MaskedNetwork, optimizer: Any, **others: Any):
         self._directory = Path(directory)
         self._folder = self._directory / "checkpoints"
         # Made now: during fit it would be made on all devices, of all processes.
-        self._checkpoint = tf.train.Checkpoint(network=masked.wrapped, optimizer=optimizer)
+        self._checkpoint = tf.train.Checkpoint(
+            network=masked.wrapped, optimizer=optimizer, **others
+        )
         self._digests: dict[str, str] = {}
 
     def save(self, position: Position, weights_files: Iterable[Path]) -> None:
