@@ -142,6 +142,7 @@ def other(told):
         "int": ("7", 7),
         "float": ("5/8", 0.625),
         "str": ("word", "word"),
+        "int | str": ("current", "current"),
         "tuple[str, ...]": ("a,b", ("a", "b")),
         "tuple[float, ...]": ("1/4,0.625", (0.25, 0.625)),
     }[told.kind]

@@ -17,6 +17,7 @@ from tf_lottery.options.settings import (
     Phase,
     PruneConfig,
     ScheduleConfig,
+    SettlingConfig,
     TrainConfig,
     attack_from_name,
     check_depth,
@@ -107,6 +108,17 @@ BAD = [
     (PruneConfig, {"round_fraction": 0.0}, "round_fraction"),
     (PruneConfig, {"round_fraction": 1.0}, "round_fraction"),
     (PruneConfig, {"rewind_epoch": -1}, "rewind_epoch"),
+    (PruneConfig, {"rewind_epoch": "now"}, "rewind_epoch"),
+    (PruneConfig, {"rewind_epoch": 1, "search": "snip"}, "rewind_epoch"),
+    (PruneConfig, {"rewind_epoch": "current", "search": "random"}, "rewind_epoch"),
+    (PruneConfig, {"schedule": "geometric", "search": "synflow"}, "pruning_schedule"),
+    (PruneConfig, {"search": "lucky"}, "search"),
+    (PruneConfig, {"mask_distance": 1.1}, "mask_distance"),
+    (PruneConfig, {"mask_distance": math.nan}, "mask_distance"),
+    (PruneConfig, {"layer_density": "er"}, "layer_density"),
+    (whole, {"prune": PruneConfig(rewind_epoch=5)}, "rewind_epoch"),
+    (whole, {"prune": PruneConfig(score="snip", search="early")}, "score"),
+    (whole, {"prune": PruneConfig(score="grasp"), "compare": ("early",)}, "score"),
     (whole, {"compare": ()}, "compare"),
     (whole, {"compare": ("dense", "sparse")}, "compare"),
     (whole, {"compare": ("dense", "dense")}, "compare"),
@@ -260,8 +272,9 @@ ADDED = [
 ]  # fmt: skip
 WORDS = {
     "drops": (0.25,), "dtype_policy": "mixed_bfloat16", "on_overfit": "rollback",
-    "method": "square", "image_size": 16, "ema_decay": 0.995,
+    "method": "square", "image_size": 16, "ema_decay": 0.995, "search": "snip",
     "phases": (Phase(ObjectiveConfig("natural"), 1), Phase(ObjectiveConfig("natural"), 3)),
+    "settling": SettlingConfig(0.1, 0.8, "magnitude", "global"), "layer_density": "igq",
 }  # fmt: skip
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 from tf_lottery import files, pruning, weights
 from tf_lottery.engine.stage import Stage, ancestors
 from tf_lottery.lottery.costs import Cost
+from tf_lottery.lottery.graph import way_of
 from tf_lottery.lottery.resources import Resources
 from tf_lottery.lottery.scoring import network_context
+from tf_lottery.options.settings import CURRENT
 from tf_lottery.pruning.masks import prunable_kernels
 from tf_lottery.tickets import Ticket
 from tf_lottery.type_aliases import NamedArrays
@@ -42,7 +44,7 @@ def new_ticket(
     masks: NamedArrays,
     found: dict,
     parent: Ticket | None = None,
-    rewind_epoch: int = 0,
+    rewind_epoch: int | str = 0,
 ) -> Ticket:
     """A ticket on the initialisation of the stage's parent ``start``.
 
@@ -52,21 +54,23 @@ def new_ticket(
       masks: layer name -> bool, as long as the network has such layers.
       found: how, JSON.
       parent: the ticket it was made from.
-      rewind_epoch: of the parent ``rewind``, a training that kept it; 0: the initialisation.
+      rewind_epoch: of the parent ``rewind``, a training that kept it, or ``current``, its last;
+        0: the initialisation.
     """
     config = stage.runtime["config"]
     init = json.loads(shop.store.file(stage.parents["start"], "network.json").read_bytes())
-    rewind = None
-    if rewind_epoch:
-        path = shop.store.file(stage.parents["rewind"], f"epoch-{rewind_epoch}.npz")
-        rewind = weights.read_arrays(path)
+    rewind, epoch, file = None, rewind_epoch, f"epoch-{rewind_epoch}.npz"
+    if rewind_epoch == CURRENT:
+        epoch, file = len(shop.history(stage.parents["rewind"])), "final.npz"
+    if epoch:
+        rewind = weights.read_arrays(shop.store.file(stage.parents["rewind"], file))
     return Ticket(
         spec=shop.spec(config),
         dataset=config.data.name,
         init_seed=init["seed"],
         init_digest=init["digest"],
         masks=masks,
-        rewind_epoch=rewind_epoch,
+        rewind_epoch=int(epoch),
         rewind_weights=rewind,
         found=found,
         parent=parent.digest if parent else None,
@@ -101,9 +105,16 @@ def _scored_ticket(shop: Resources, stage: Stage) -> tuple[Ticket, Cost]:
         path = shop.store.file(parents["trained"], "final.npz")
     else:
         path = shop.store.file(parents["start"], "weights.npz")
-    masks = parent.masks if parent else None
-    seed = chosen.get("seed", 0)
-    context = network_context(shop, config, weights.read_arrays(path), masks, seed)
+    context = network_context(
+        shop,
+        config,
+        weights.read_arrays(path),
+        parent.masks if parent else None,
+        seed=chosen.get("seed", 0),
+        sparsity=chosen["sparsity"],
+        scope=chosen["scope"],
+        objective=config.search.objective if "objective" in chosen else None,
+    )
     masks = pruning.select(
         pruning.score(chosen["score"], context),
         context.masks,
@@ -151,6 +162,7 @@ def _provenance(shop: Resources, stage: Stage, own: Cost) -> dict:
     return {
         "label": stage.label,
         "control": None,
+        "way": way_of(stage),
         "search": last.get("train"),
         "data": last.get("data"),
         "seed": last.get("seed"),
@@ -168,6 +180,14 @@ def _provenance(shop: Resources, stage: Stage, own: Cost) -> dict:
             )
         },
         "stages": [s.name for s in searches],
+        # Of each search that may end early: epochs that it took, of how many.
+        **_settled(shop, searches),
         # Of each search; left out where there were none.
         **{name: values for name, values in troubles.items() if any(values)},
     }
+
+
+def _settled(shop: Resources, searches: list[Stage]) -> dict[str, list[str]]:
+    watched = [s for s in searches if "settling" in s.settings["train"]]
+    told = [f"{len(shop.history(s))} of {s.settings['train']['epochs']}" for s in watched]
+    return {"searched_epochs": told} if told else {}

@@ -4,11 +4,15 @@
 
 - ``dense``: the unpruned network, trained with the full schedule: what costs refer to.
 - ``dense_twin``: the unpruned network, trained as the tickets are (``--ticket_*``).
-- ``boosting``: searched at the small rate without warm-up (arXiv 2003.05733).
+- ``boosting``: searched at the small rate without warm-up (arXiv 2003.05733), or found as
+  ``--search`` says: by one of the ways below.
 - ``winning``: searched at the large rate with warm-up, like the dense baseline.
 - ``reinit``: the boosting ticket's mask on a fresh initialisation.
 - ``random_mask``: as many weights per layer as the boosting ticket, at random
   positions, on its initialisation.
+- ``early``: as ``boosting`` without ``--search``, until the mask has settled (arXiv 1909.11957).
+- ``snip``, ``grasp``, ``synflow``: cut from the initialisation, see ``pruning.at_init``.
+- ``random``: random masks with the layers' densities of ``--layer_density``.
 
 Each of these kinds is a ticket finder, found by name in ``options.registries.FINDERS`` or as
 ``package.module:function``: ``(config, name, given) -> stage``. The stage leaves ``ticket``;
@@ -21,11 +25,21 @@ This module only says what depends on what; ``lottery.work`` does it.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tf_lottery.engine.stage import Stage, in_order
 from tf_lottery.options.registries import FINDERS, SCORES
-from tf_lottery.options.settings import LotteryConfig, TrainConfig, derive_seed, settings
+from tf_lottery.options.settings import (
+    CURRENT,
+    SCORED_AT_INIT,
+    SEARCHES,
+    LotteryConfig,
+    SettlingConfig,
+    TrainConfig,
+    derive_seed,
+    settings,
+)
 from tf_lottery.pruning.schedule import sparsities
 from tf_lottery.tickets import Ticket
 
@@ -164,13 +178,70 @@ dense_twin = dense
 
 def boosting(config: LotteryConfig, name: str, given: Ticket | None) -> Stage:
     if given is None:
-        return search_stages(config, config.search, name or "boosting", name)
+        return _WAYS[config.prune.search](config, "boosting", name)
     return Stage(
         "prune",
         "ticket from --ticket",
         {"given": given.digest},
         runtime={"config": config, "ticket": given},
     )
+
+
+def _trained(config: LotteryConfig, kind: str, name: str) -> Stage:
+    return search_stages(config, config.search, name or kind, name)
+
+
+def _settled(config: LotteryConfig, kind: str, name: str) -> Stage:
+    return search_stages(config, config.search, name or kind, name, early=True)
+
+
+def _scored(score: str) -> Callable[[LotteryConfig, str, str], Stage]:
+    def found(config: LotteryConfig, kind: str, name: str) -> Stage:
+        label = f"prune: {name or kind}"
+        parents = {"start": init_stage(config, "init", name)}
+        return prune_stage(config, label, config.prune.sparsity, parents, score)
+
+    return found
+
+
+def _random(config: LotteryConfig, kind: str, name: str) -> Stage:
+    scope = config.prune.layer_density
+    return prune_stage(
+        config,
+        f"prune: {name or kind}",
+        config.prune.sparsity,
+        {"start": init_stage(config, "init", name)},
+        "random",
+        "layer" if scope == "uniform" else scope,
+    )
+
+
+# (config, kind, name) -> stage, by ``--search``.
+_WAYS: dict[str, Callable[[LotteryConfig, str, str], Stage]] = {
+    "train": _trained,
+    "early": _settled,
+    **{score: _scored(score) for score in SCORED_AT_INIT},
+    "random": _random,
+}
+
+
+def _finder(way: str) -> Callable[[LotteryConfig, str, Ticket | None], Stage]:
+    def find(config: LotteryConfig, name: str, given: Ticket | None) -> Stage:
+        del given
+        return _WAYS[way](config, way, name)
+
+    return find
+
+
+early, snip, grasp, synflow, random = map(_finder, SEARCHES[1:])
+
+
+def way_of(stage: Stage) -> str:
+    """The ``--search`` by which a stage that cuts a ticket found it."""
+    training = stage.parents.get("trained")
+    if training is None:
+        return stage.settings["score"]
+    return "early" if "settling" in training.settings["train"] else "train"
 
 
 def winning(config: LotteryConfig, name: str, given: Ticket | None) -> Stage:
@@ -196,9 +267,14 @@ def _control(
 
 
 def prune_stage(
-    config: LotteryConfig, label: str, sparsity: float, parents: dict[str, Stage]
+    config: LotteryConfig,
+    label: str,
+    sparsity: float,
+    parents: dict[str, Stage],
+    score: str = "",
+    scope: str = "",
 ) -> Stage:
-    """Cuts a ticket by the score and scope of ``config.prune``.
+    """Cuts a ticket.
 
     Args:
       config: of the run.
@@ -208,22 +284,29 @@ def prune_stage(
         scored, without which they are those of ``start``; ``ticket``, of the round before;
         ``rewind``, a training that kept ``config.prune.rewind_epoch``, without which the
         ticket rewinds to ``start``.
+      score, scope: empty: those of ``config.prune``.
     """
     prune = config.prune
+    score = score or prune.score
     chosen = {
         "sparsity": sparsity,
-        "score": prune.score,
-        "scope": prune.scope,
+        "score": score,
+        "scope": scope or prune.scope,
         "rewind_epoch": prune.rewind_epoch if "rewind" in parents else 0,
     }
-    if prune.score == "random":
+    looks = score in ("snip", "grasp")
+    if score == "random" or looks or score not in SCORES:
         chosen["seed"] = derive_seed(config.seed, "score")
-    elif prune.score not in SCORES:  # it may look at images
-        chosen |= {"seed": derive_seed(config.seed, "score"), "data": training_data(config)}
+    if looks or score not in SCORES:  # which may look at images
+        chosen["data"] = training_data(config)
+    if looks:
+        chosen["objective"] = settings(config.search.objective)
     return Stage("prune", label, chosen, parents, {"config": config})
 
 
-def search_stages(config: LotteryConfig, train: TrainConfig, called: str, name: str = "") -> Stage:
+def search_stages(
+    config: LotteryConfig, train: TrainConfig, called: str, name: str = "", early: bool = False
+) -> Stage:
     """The last prune stage of a search: one round, or several for iterative pruning.
 
     Args:
@@ -231,16 +314,20 @@ def search_stages(config: LotteryConfig, train: TrainConfig, called: str, name: 
       train: how the network is trained each round.
       called: in the labels of trainings and prunings.
       name: in that of the initialisation.
+      early: each training ends once the mask that its round leads to has settled.
     """
     prune = config.prune
     init = init_stage(config, "init", name)
     rounds = sparsities(prune)
-    if prune.rewind_epoch:
+    if isinstance(prune.rewind_epoch, int) and prune.rewind_epoch:
         train = dataclasses.replace(train, keep_epochs=(prune.rewind_epoch,))
     ticket: Stage | None = None
     first: Stage | None = None
     for number, sparsity in enumerate(rounds, 1):
         suffix = f", round {number} of {len(rounds)}" if len(rounds) > 1 else ""
+        if early:
+            settling = SettlingConfig(prune.mask_distance, sparsity, prune.score, prune.scope)
+            train = dataclasses.replace(train, settling=settling)
         searched = train_stage(
             config,
             train,
@@ -252,7 +339,7 @@ def search_stages(config: LotteryConfig, train: TrainConfig, called: str, name: 
         if ticket is not None:
             parents["ticket"] = ticket
         if prune.rewind_epoch:
-            parents["rewind"] = first
+            parents["rewind"] = searched if prune.rewind_epoch == CURRENT else first
         ticket = prune_stage(config, f"prune: {called}{suffix}", sparsity, parents)
     assert ticket is not None  # every schedule has a round
     return ticket

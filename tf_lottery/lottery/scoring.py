@@ -5,16 +5,19 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from tf_lottery import weights
+from tf_lottery.attacks import make_attack
 from tf_lottery.attacks.losses import cross_entropy
 from tf_lottery.errors import UsageError
 from tf_lottery.keras import keras, tf
 from tf_lottery.lottery.costs import Cost
 from tf_lottery.lottery.resources import Resources
-from tf_lottery.options.settings import LotteryConfig, derive_seed
+from tf_lottery.models.frozen import frozen_logits
+from tf_lottery.options.settings import LotteryConfig, ObjectiveConfig, derive_seed
 from tf_lottery.pruning import ScoreContext
 from tf_lottery.pruning.masks import mask_weights, prunable_kernels
 from tf_lottery.type_aliases import NamedArrays, Tensor
@@ -27,7 +30,7 @@ def network_context(
     config: LotteryConfig,
     variables: NamedArrays,
     masks: NamedArrays | None = None,
-    seed: int = 0,
+    **others: Any,
 ) -> NetworkContext:
     """The context of a configuration's network.
 
@@ -36,10 +39,12 @@ def network_context(
       config: of the run.
       variables: all of the network's, by name.
       masks: layer name -> bool; ``None``: nothing is pruned.
-      seed: as of ``ScoreContext``.
+      **others: further attributes of the context.
     """
     kernels = {name: variables[f"{name}/kernel"] for name in prunable_kernels(shop.network(config))}
-    return NetworkContext(kernels, masks or {}, seed, shop=shop, config=config, variables=variables)
+    return NetworkContext(
+        kernels, masks or {}, shop=shop, config=config, variables=variables, **others
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +53,14 @@ class NetworkContext(ScoreContext):
 
     Attributes:
       shop, config, variables: see ``network_context``.
+      objective: whose attack ``attacked`` runs; ``None``: it is not to be asked for.
       passes: columns of ``Cost`` -> images so far.
     """
 
     shop: Resources
     config: LotteryConfig
     variables: NamedArrays
+    objective: ObjectiveConfig | None = None
     passes: dict[str, int] = field(default_factory=dict)
 
     @functools.cached_property
@@ -75,6 +82,23 @@ class NetworkContext(ScoreContext):
         chosen = order[:images]
         return data.train_images[chosen] / np.float32(255), data.train_labels[chosen]
 
+    def attacked(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        if self.objective is None:
+            return super().attacked(images, labels)
+        if self.objective.attack is None:
+            return images
+        attack = make_attack(self.objective.attack)
+        index = np.arange(len(images))
+        seeds = np.stack([np.full_like(index, derive_seed(self.seed, "score attack")), index], 1)
+        parts = []
+        for start in range(0, len(images), _SLICE):
+            part = slice(start, start + _SLICE)
+            x, y, s = (tf.constant(a[part]) for a in (images, labels, seeds.astype(np.int32)))
+            parts.append(attack(frozen_logits(self.network), x, y, s).numpy())
+        steps = self.objective.attack_steps
+        self._note(len(images), examples=0, forward_passes=steps, input_gradient_passes=steps)
+        return np.concatenate(parts)
+
     def gradients(
         self,
         images: np.ndarray,
@@ -95,13 +119,17 @@ class NetworkContext(ScoreContext):
         return {name: gradient / len(images) for name, gradient in total.items()}
 
     def count(self, images: int, forward: int = 1, gradients: int = 1) -> None:
-        for column, times in (
-            ("examples", 1),
-            ("forward_passes", forward),
-            ("input_gradient_passes", gradients),  # back to the first layer
-            ("weight_gradient_passes", gradients),
-        ):
-            self.passes[column] = self.passes.get(column, 0) + images * times
+        self._note(
+            images,
+            examples=1,
+            forward_passes=forward,
+            input_gradient_passes=gradients,  # back to the first layer
+            weight_gradient_passes=gradients,
+        )
+
+    def _note(self, images: int, **times: int) -> None:
+        for column, number in times.items():
+            self.passes[column] = self.passes.get(column, 0) + images * number
 
     def cost(self, seconds: float) -> Cost:
         """Of the passes so far."""

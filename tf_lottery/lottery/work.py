@@ -118,6 +118,7 @@ def train_network(shop: Resources, stage: Stage, directory: Path) -> None:
     if len(rows) < training.epochs:
         planned = _training_cost(shop, stage).flops
         told |= {"epochs": len(rows), "planned_epochs": training.epochs, "planned_flops": planned}
+    if training.patience and len(rows) < training.epochs:
         line = (
             f"{stage.label}: stopped after epoch {len(rows)} of {training.epochs} by "
             f"--patience={training.patience}, the best being epoch {callbacks.best_epoch(rows)}; "

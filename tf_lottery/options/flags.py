@@ -105,6 +105,18 @@ class _NumbersParser(_NumberParser):
         return [super(_NumbersParser, self).parse(part) for part in argument.split(",") if part]
 
 
+class _NumberOrWordParser(flags.ArgumentParser):
+    """Whole numbers; the option's check says which words there are."""
+
+    syntactic_help = "a whole number or a word"
+
+    def parse(self, argument):
+        try:
+            return int(argument)
+        except ValueError:
+            return argument
+
+
 _KINDS = {
     "bool": flags.DEFINE_boolean,
     "int": flags.DEFINE_integer,
@@ -112,6 +124,7 @@ _KINDS = {
     "tuple[str, ...]": flags.DEFINE_list,
 }
 _NUMBERS = {
+    "int | str": (_NumberOrWordParser(), flags.ArgumentSerializer()),
     "float": (_NumberParser(), flags.ArgumentSerializer()),
     "tuple[float, ...]": (_NumbersParser(), flags.ListSerializer(",")),
 }

@@ -45,7 +45,8 @@ class Option:
         ``ticket`` makes ``--ticket_<flag>``; see ``of_role``.
       role: that it is of.
       field, kind, default: of the dataclass's field: its name, its type (``int``, ``float``,
-        ``bool``, ``str``, ``tuple[str, ...]`` or ``tuple[float, ...]``), its default.
+        ``bool``, ``str``, ``int | str``, ``tuple[str, ...]`` or ``tuple[float, ...]``), its
+        default.
     """
 
     help: str = ""

@@ -11,6 +11,9 @@ SCORES = Registry(
         "magnitude": "tf_lottery.pruning.scores:magnitude",
         "normalized_magnitude": "tf_lottery.pruning.scores:normalized_magnitude",
         "random": "tf_lottery.pruning.scores:random",
+        "snip": "tf_lottery.pruning.at_init:snip",
+        "grasp": "tf_lottery.pruning.at_init:grasp",
+        "synflow": "tf_lottery.pruning.at_init:synflow",
     },
 )
 OBJECTIVES = Registry(
@@ -49,6 +52,18 @@ FINDERS = Registry(
     "a ticket finder",
     {
         kind: f"tf_lottery.lottery.graph:{kind}"
-        for kind in ("dense", "dense_twin", "boosting", "winning", "reinit", "random_mask")
+        for kind in (
+            "dense",
+            "dense_twin",
+            "boosting",
+            "winning",
+            "reinit",
+            "random_mask",
+            "early",
+            "snip",
+            "grasp",
+            "synflow",
+            "random",
+        )  # fmt: skip
     },
 )

@@ -31,7 +31,12 @@ __all__ = [
 ]  # fmt: skip
 
 KINDS = tuple(FINDERS)
-SCOPES = ("global", "layer")
+SCOPES = ("global", "layer", "erk", "igq")
+# How a boosting ticket is found; all but ``train`` are also kinds of ``--compare``.
+SEARCHES = ("train", "early", "snip", "grasp", "synflow", "random")
+SCORED_AT_INIT = ("snip", "grasp", "synflow")  # they are scores too
+UNTRAINED = (*SCORED_AT_INIT, "random")  # no training is spent on these
+CURRENT = "current"  # of ``--rewind_epoch``
 EXPORT_FORMATS = (
     "saved_model", "tflite", "tflite_float16", "tflite_int8", "tflite_sparse",
     "tflite_sparse_float16", "tflite_sparse_int8",
@@ -190,6 +195,22 @@ class ScheduleConfig(Options, topic="Training"):
 
 
 @dataclass(frozen=True)
+class SettlingConfig:
+    """When the mask that a training leads to counts as settled: see ``training.settling``.
+
+    Attributes:
+      distance: share of all mask positions, at most, that one epoch's mask and each of the four
+        before it differ in.
+      sparsity, score, scope: of the masks, as of ``PruneConfig``.
+    """
+
+    distance: float
+    sparsity: float
+    score: str
+    scope: str
+
+
+@dataclass(frozen=True)
 class TrainConfig(Options, topic="Training"):
     """One training run of a network.
 
@@ -201,6 +222,7 @@ class TrainConfig(Options, topic="Training"):
         validates on clean images alone. The best epoch is the one with the highest
         validation accuracy under it.
       keep_epochs: epochs (counted from 1) after which the weights are kept for rewinding.
+      settling: the training ends once its mask has settled; ``None``: it does not look.
       attack_loss_scale: factor on the loss whose gradient the training attack follows; 0
         leaves it to the policy: ``mixed_float16`` gives each image its own, so that what
         reaches the logits does not underflow, and the others need none.
@@ -229,6 +251,7 @@ class TrainConfig(Options, topic="Training"):
         roles=ROLES,
     )
     keep_epochs: tuple[int, ...] = field(default=(), metadata={"omit_default": True})
+    settling: SettlingConfig | None = field(default=None, metadata={"omit_default": True})
     patience: int = added(
         0,
         "Early stopping of dense training and retraining: epochs without a new best validation "
@@ -330,6 +353,11 @@ class TrainConfig(Options, topic="Training"):
         return attack_from_name("fgsm", attack.eps, norm=attack.norm)
 
 
+def _epoch_or_current(flag: str, value: Any) -> None:
+    if value != CURRENT and (not isinstance(value, int) or value < 0):
+        raise UsageError.bad_value(flag, value, f"0, an epoch of the search, or {CURRENT}")
+
+
 @dataclass(frozen=True)
 class PruneConfig(Options, topic="Pruning"):
     """How a mask of the conv and dense weights is chosen."""
@@ -344,7 +372,12 @@ class PruneConfig(Options, topic="Pruning"):
         "normalized_magnitude: |w| over its layer's mean |w| (the paper's code).",
         choices=SCORES,
     )
-    scope: str = option("global", "One threshold for all layers, or one a layer.", choices=SCOPES)
+    scope: str = option(
+        "global",
+        "One threshold for all layers; or one a layer, each as sparse (layer) or by its size: erk "
+        "(Erdős-Rényi kernel), igq (ideal gas quotas).",
+        choices=SCOPES,
+    )
     schedule: str = option(
         "one_shot",
         "At once or over several search rounds. geometric: a fixed share of what is left each "
@@ -359,11 +392,41 @@ class PruneConfig(Options, topic="Pruning"):
         "Share of the remaining weights that a round of the geometric schedule removes, in (0, 1).",
         within("(0, 1)"),
     )
-    rewind_epoch: int = added(
+    rewind_epoch: int | str = added(
         0,
-        "0: rewind to the initialisation; k: to the weights after epoch k of the search.",
-        at_least(0),
+        "0: rewind to the initialisation; k: to the weights after epoch k of the search; current: "
+        "keep those of its end.",
+        _epoch_or_current,
     )
+    search: str = added(
+        "train",
+        "How the boosting ticket is found. train: as --search_* say. early: the same, until the "
+        "mask has settled. Without a training: snip, grasp, synflow; random (--layer_density).",
+        choices=SEARCHES,
+    )
+    mask_distance: float = added(
+        0.1,
+        "early: the mask has settled where it and each of the four before it, of an epoch each, "
+        "differ in so small a share of all weights, in [0, 1].",
+        within("[0, 1]"),
+    )
+    layer_density: str = added(
+        "erk",
+        "random: the layers' densities. uniform: all the same. erk: Erdős-Rényi kernel. igq: "
+        "ideal gas quotas.",
+        choices=("uniform", "erk", "igq"),
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.search in UNTRAINED:
+            for flag, value, only in (
+                ("rewind_epoch", self.rewind_epoch, 0),
+                ("pruning_schedule", self.schedule, "one_shot"),
+            ):
+                if value != only:
+                    allowed = f"{only} with --search={self.search}, which trains nothing"
+                    raise UsageError.bad_value(flag, value, allowed)
 
 
 @dataclass(frozen=True)
@@ -404,11 +467,14 @@ class LotteryConfig(Options, topic="Running"):
         names = [attack.name for attack in self.attacks]
         if len(set(names)) != len(names):
             raise UsageError.bad_value("attacks", ",".join(names), "each attack once")
-        if self.prune.rewind_epoch > self.search.epochs:
+        rewind = self.prune.rewind_epoch
+        if isinstance(rewind, int) and rewind > self.search.epochs:
             raise UsageError.bad_value(
-                "rewind_epoch",
-                self.prune.rewind_epoch,
-                f"at most --search_epochs={self.search.epochs}",
+                "rewind_epoch", rewind, f"at most --search_epochs={self.search.epochs}"
+            )
+        if self.prune.score in SCORED_AT_INIT and "early" in (self.prune.search, *self.compare):
+            raise UsageError.bad_value(
+                "score", self.prune.score, "one of weights alone where the search ends early"
             )
 
 

@@ -9,6 +9,7 @@ from tf_lottery.pruning.schedule import sparsities
 from tf_lottery.pruning.scores import ScoreContext, score
 from tf_lottery.pruning.selection import (
     density,
+    highest,
     kept_count,
     layer_densities,
     prune,
@@ -19,6 +20,7 @@ from tf_lottery.pruning.selection import (
 __all__ = [
     "ScoreContext",
     "density",
+    "highest",
     "kept_count",
     "layer_densities",
     "prune",

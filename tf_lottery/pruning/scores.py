@@ -26,6 +26,8 @@ class ScoreContext:
       masks: layer name -> bool, True where a weight is still there; an empty one is
         filled: all are.
       seed: of whatever the score draws, the same from round to round.
+      sparsity, scope: that the network is pruned to with this score, as of ``selection.select``;
+        for scores that prune in steps.
 
     Raises:
       ValueError: the masks are not for these weights.
@@ -34,6 +36,8 @@ class ScoreContext:
     weights: NamedArrays
     masks: NamedArrays = field(default_factory=dict)
     seed: int = 0
+    sparsity: float = 0.0
+    scope: str = "global"
 
     def __post_init__(self):
         object.__setattr__(self, "masks", _alive(self.weights, self.masks))
@@ -47,6 +51,14 @@ class ScoreContext:
         """Training images, float32 (images, height, width, channels) in [0, 1], and their int32
         labels: ``images`` of them, drawn by the seed. Fewer are the first of more."""
         raise self._missing("images")
+
+    def attacked(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """The images as the search's objective attacks them, or as they are if it does not.
+
+        The attack sees the network in inference mode, as in training; its passes are counted.
+        For built-in scores: a stage's key holds the objective for them alone.
+        """
+        raise self._missing("attacked images")
 
     def gradients(self, images: np.ndarray, labels: np.ndarray, loss: Any = None) -> NamedArrays:
         """Layer name -> gradient of the mean loss in inference mode with respect to the kernel.

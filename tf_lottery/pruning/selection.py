@@ -6,6 +6,7 @@ import numpy as np
 
 from tf_lottery.errors import DeadLayerError, LotteryError, UsageError
 from tf_lottery.options.settings import SCOPES, derive_seed
+from tf_lottery.pruning import quotas
 from tf_lottery.pruning.scores import ScoreContext
 from tf_lottery.pruning.scores import score as score_weights
 from tf_lottery.type_aliases import NamedArrays
@@ -42,7 +43,7 @@ def prune(
       >>> prune({"a": np.array([3.0, 1.0]), "b": np.array([2.0, 2.0])}, None, 0.5, "magnitude")
       {'a': array([ True, False]), 'b': array([ True, False])}
     """
-    context = ScoreContext(weights, masks or {}, seed)
+    context = ScoreContext(weights, masks or {}, seed, sparsity, scope)
     return select(score_weights(score, context), context.masks, sparsity, scope)
 
 
@@ -57,7 +58,8 @@ def select(
       sparsity: share of *all* weights that are removed afterwards, those removed before
         included, in [0, 1).
       scope: ``global``, one threshold over all layers; ``layer``, the same sparsity in
-        each layer, rounded so that the total is the same as of ``global``.
+        each layer, ``erk`` and ``igq`` as ``pruning.quotas`` says, rounded so that the total
+        is the same as of ``global``. These two leave every layer a weight.
 
     Returns:
       Layer name -> bool array with ``kept_count(total, sparsity)`` True in all. Nothing
@@ -67,6 +69,20 @@ def select(
     Raises:
       UsageError, LotteryError, DeadLayerError: as ``prune``.
     """
+    result = highest(scores, masks, sparsity, scope)
+    dead = [f"{layer} ({mask.size} weights)" for layer, mask in result.items() if not mask.any()]
+    if dead:
+        remedy = "" if scope == "layer" else " or give --scope=layer"
+        raise DeadLayerError(
+            f"sparsity {sparsity:g} leaves no weight in {', '.join(dead)}: lower --sparsity{remedy}"
+        )
+    return result
+
+
+def highest(
+    scores: NamedArrays, masks: NamedArrays, sparsity: float, scope: str = "global"
+) -> NamedArrays:
+    """As ``select``, but layers may be left without a weight: no mask of a ticket."""
     if not 0 <= sparsity < 1:
         raise UsageError.bad_value("sparsity", sparsity, "in [0, 1), such as 0.8")
     if scope not in SCOPES:
@@ -87,22 +103,15 @@ def select(
         flat_kept = _top(flat, flat_alive, keep)
         parts = np.split(flat_kept, np.cumsum(sizes)[:-1])
     else:
-        counts = _layer_counts(list(alive), sizes, left, sparsity, keep)
+        counts = _layer_counts(alive, left, sparsity, keep, scope)
         parts = [
             _top(scores[layer].ravel(), mask.ravel(), count)
             for (layer, mask), count in zip(alive.items(), counts, strict=True)
         ]
-    result = {
+    return {
         layer: part.reshape(mask.shape)
         for (layer, mask), part in zip(alive.items(), parts, strict=True)
     }
-    dead = [f"{layer} ({mask.size} weights)" for layer, mask in result.items() if not mask.any()]
-    if dead:
-        remedy = "" if scope == "layer" else " or give --scope=layer"
-        raise DeadLayerError(
-            f"sparsity {sparsity:g} leaves no weight in {', '.join(dead)}: lower --sparsity{remedy}"
-        )
-    return result
 
 
 def kept_count(total: int, sparsity: float) -> int:
@@ -150,25 +159,24 @@ def _top(scores: np.ndarray, alive: np.ndarray, keep: int) -> np.ndarray:
 
 
 def _layer_counts(
-    layers: list[str], sizes: np.ndarray, left: np.ndarray, sparsity: float, keep: int
+    alive: NamedArrays, left: np.ndarray, sparsity: float, keep: int, scope: str
 ) -> list[int]:
-    """Weights to keep in each layer: the same share of each, by largest remainder.
+    """Weights to keep in each layer: its density's share, by largest remainder.
 
     A layer never gets more than it has left. That matters from the second round on:
     a remainder may then go to another layer than the round before.
     """
-    quota = (1 - sparsity) * sizes
-    counts = np.floor(quota).astype(int)
-    short = [layer for layer, have, want in zip(layers, left, counts, strict=True) if have < want]
+    sizes = np.array([mask.size for mask in alive.values()])
+    densities = quotas.DENSITIES[scope]([mask.shape for mask in alive.values()], 1 - sparsity)
+    wanted = densities * sizes
+    short = [
+        layer
+        for layer, have, want in zip(alive, left, np.floor(wanted), strict=True)
+        if have < want
+    ]
     if short:
         raise LotteryError(
             f"--sparsity: got {sparsity:g}, lower than the current sparsity of "
             f"{', '.join(short)}; give a higher one or --scope=global"
         )
-    by_remainder = np.argsort(counts - quota, kind="stable")
-    while counts.sum() < keep:
-        for layer in by_remainder[counts[by_remainder] < left[by_remainder]]:
-            counts[layer] += 1
-            if counts.sum() == keep:
-                break
-    return counts.tolist()
+    return quotas.counts(wanted, keep, 0 if scope == "layer" else 1, left).tolist()

@@ -18,6 +18,7 @@ import numpy as np
 
 from tf_lottery import files, weights
 from tf_lottery.keras import keras
+from tf_lottery.options.settings import SettlingConfig, TrainConfig
 from tf_lottery.training.checkpoints import Checkpoints, Position
 from tf_lottery.training.guards import all_finite
 from tf_lottery.training.schedules import rate_factor
@@ -39,15 +40,16 @@ class History(keras.callbacks.Callback):
     ``seconds`` (training alone; after going back, with what was undone),
     ``startup_seconds`` (the part of it until the first step of the process, or of a phase, was
     done: tracing and compiling), ``validation_seconds``, ``distance`` (see
-    ``RelativeDistance``) and ``input_gradients`` (see ``GradientGuard``), both or ``None``. Rows
-    written by older versions lack some keys.
+    ``RelativeDistance``), ``input_gradients`` (see ``GradientGuard``) and ``mask_distance`` (see
+    ``MaskDistance``; its time counts as training's), each or ``None``. Rows written by older
+    versions lack some keys.
 
     Args:
       path: of the file; ``None``: there is to be no file.
       rates: learning rate of every step, (epochs * steps_per_epoch,).
       steps_per_epoch: optimizer steps.
-      measures: give ``attack``, ``collapsed``, ``distance`` and ``input_gradients``, where they
-        are measured: called after each epoch, outside both of its times.
+      measures: give ``attack``, ``collapsed``, ``distance``, ``input_gradients`` and
+        ``mask_distance``, where they are measured: called after each epoch.
     """
 
     def __init__(
@@ -106,6 +108,8 @@ class History(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         now = time.perf_counter()
         trained = self._trained or now
+        settling = self._measured("mask_distance")
+        spent = time.perf_counter() - now
         rate = self._rates[(epoch + 1) * self._steps_per_epoch - 1]
         rate *= rate_factor(self._rollbacks - self._overfit_rollbacks)
         raw = [_number(logs.get(f"val_{name}")) for name in ("natural", "robust")]
@@ -130,11 +134,12 @@ class History(keras.callbacks.Callback):
                 "rollbacks": self._rollbacks,
                 "overfit_rollbacks": self._overfit_rollbacks,
                 "attack": self._measured("attack"),
-                "seconds": trained - self._began,
+                "seconds": trained - self._began + spent,
                 "startup_seconds": self._startup,
                 "validation_seconds": now - trained,
                 "distance": self._measured("distance"),
                 "input_gradients": self._measured("input_gradients"),
+                "mask_distance": settling,
             }
         )
         self.write()
@@ -191,20 +196,32 @@ def stopped_early(rows: list[dict], patience: int) -> bool:
     return bool(rows) and 0 < patience <= rows[-1]["epoch"] - best_epoch(rows)
 
 
+def settled(rows: list[dict], settling: SettlingConfig | None) -> bool:
+    """Whether the mask has settled in the last epoch of a history, see ``MaskDistance``."""
+    if settling is None or not rows or rows[-1]["mask_distance"] is None:
+        return False
+    return rows[-1]["mask_distance"] <= settling.distance
+
+
+def ended(rows: list[dict], config: TrainConfig) -> bool:
+    """Whether a run ends with the last epoch of its history, planned ones or not."""
+    return stopped_early(rows, config.patience) or settled(rows, config.settling)
+
+
 class StopEarly(keras.callbacks.Callback):
-    """Ends a run as ``stopped_early`` says.
+    """Ends a run as ``ended`` says.
 
     Keras' ``EarlyStopping`` counts in memory, from 0 in each ``fit``: a resumed run
     would stop later than an uninterrupted one. The rows of the history survive.
     """
 
-    def __init__(self, history: History, patience: int):
+    def __init__(self, history: History, config: TrainConfig):
         super().__init__()
         self._history = history
-        self._patience = patience
+        self._config = config
 
     def on_epoch_end(self, epoch, logs=None):
-        if stopped_early(self._history.rows, self._patience):
+        if ended(self._history.rows, self._config):
             self.model.stop_training = True
 
 

@@ -25,6 +25,7 @@ from tf_lottery.training.mask_updates import UpdateMasks
 from tf_lottery.training.model import make_training_model, objective_parts
 from tf_lottery.training.optimizer import make_optimizer
 from tf_lottery.training.schedules import RateTable, rate_factor
+from tf_lottery.training.settling import MaskDistance
 from tf_lottery.training.task import Task
 from tf_lottery.training.tensorboard import TensorBoardLog
 
@@ -39,10 +40,10 @@ def train(
     Called again on a directory in which it was interrupted, it goes on after the
     newest whole checkpoint, and ends as if it had not been interrupted. An interruption
     (``KeyboardInterrupt``, ``Terminated``) within an epoch saves where it stands. Files
-    left: ``final.npz`` (of the last epoch trained, which ``config.patience`` may put
-    before the last planned; with ``config.ema_decay`` the averaged weights, which ``masked`` has
-    then too), ``best.npz`` (by validation accuracy; averaged or raw, see
-    ``callbacks.best_weights``), ``epoch-<k>.npz`` for ``config.keep_epochs``,
+    left: ``final.npz`` (of the last epoch trained, which ``config.patience`` or
+    ``config.settling`` may put before the last planned; with ``config.ema_decay`` the averaged
+    weights, which ``masked`` has then too), ``best.npz`` (by validation accuracy; averaged or
+    raw, see ``callbacks.best_weights``), ``epoch-<k>.npz`` for ``config.keep_epochs``,
     ``history.json``, and ``checkpoints/``, which the caller may remove once it has noted
     the end.
 
@@ -101,6 +102,13 @@ class Training:
             measures["collapsed"] = lambda: collapse.collapsed
         if reporting.distance_from is not None:
             measures["distance"] = RelativeDistance(reporting.distance_from, task.masked.kernels)
+        self.kept: dict[str, Any] = {}  # further variables of checkpoints
+        if config.settling:
+            watch = MaskDistance(task.masked, config.settling, task.seed)
+            measures["mask_distance"] = lambda: distribution.tell(
+                watch() if distribution.chief else None
+            )
+            self.kept = watch.state
         path = directory / "history.json" if directory else None
         self.history = callbacks.History(path, task.rates, task.steps, measures)
         with distribution.failures():
@@ -118,7 +126,7 @@ class Training:
             scaled=config.dtype_policy == "mixed_float16",
         )
         watching = [guard for guard in (finite, gradients, collapse) if guard]
-        stop = callbacks.StopEarly(self.history, config.patience)
+        stop = callbacks.StopEarly(self.history, config)
         self.used = [*self._copies(twin), *watching, self.history, stop]
         self.resumed: list[Any] = [finite, self.history]
         self.log: TensorBoardLog | None = None
@@ -211,7 +219,7 @@ class Training:
             )
             self.used.append(self.log)
         carried = {"average": average, "perturbation": self.model.perturbation}
-        others = {name: one for name, one in carried.items() if one is not None}
+        others = {name: one for name, one in carried.items() if one is not None} | self.kept
         self.saved = checkpoints.Checkpoints(directory, masked, self.optimizer, **others)
         self.saving = callbacks.Checkpoint(
             directory,
@@ -272,9 +280,8 @@ class Training:
 
     def _done(self) -> bool:
         # A process may have died right after the epoch that decided to stop.
-        return self.position.epoch >= self.task.config.epochs or callbacks.stopped_early(
-            self.history.rows, self.task.config.patience
-        )
+        config = self.task.config
+        return self.position.epoch >= config.epochs or callbacks.ended(self.history.rows, config)
 
     def _fit(self) -> None:
         """To the end of an epoch that is under way, or else of its phase."""
@@ -340,15 +347,18 @@ class Training:
     def _finish(self) -> list[dict]:
         rows, keep, directory = self.history.rows, self.task.config.keep_epochs, self.task.files
         if len(rows) < max(keep, default=0):
+            early = callbacks.settled(rows, self.task.config.settling)
+            cause = "--search=early" if early else f"--patience={self.task.config.patience}"
             raise UsageError.bad_value(
                 "rewind_epoch",
                 max(keep),
-                f"at most {len(rows)}: {self.task.reporting.stage} ended there by "
-                f"--patience={self.task.config.patience}",
+                f"at most {len(rows)}: {self.task.reporting.stage} ended there by {cause}",
             )
         network = self.task.masked.network
         if self.average:
             weights.set_weights(network, weights.get_weights(self.average.plain))
+        if self.task.config.settling and directory:
+            self.task.reporting.announce(f"{self.task.reporting.stage}: {self._settled(rows)}")
         if directory:
             self.history.write()  # a checkpoint may have told more than the file
             weights.write_arrays(directory / "final.npz", weights.get_weights(network))
@@ -356,6 +366,19 @@ class Training:
             rewound = {callbacks.epoch_file(directory, k) for k in keep}
             _place(kept, directory / "best.npz", copy=kept in rewound)
         return rows
+
+    def _settled(self, rows: list[dict]) -> str:
+        config = self.task.config
+        assert config.settling is not None
+        if callbacks.settled(rows, config.settling):
+            saved = config.epochs - len(rows)
+            return f"the mask has settled after epoch {len(rows)}, {saved} epochs saved"
+        last = rows[-1]["mask_distance"]
+        by = "too few epochs to tell" if last is None else f"{last:.3g} in the last of them"
+        return (
+            f"the mask has not settled in {len(rows)} epochs ({by}, --mask_distance="
+            f"{config.settling.distance:g})"
+        )
 
 
 def _place(source: Path, target: Path, copy: bool) -> None:
