@@ -53,17 +53,8 @@ FINDERS = Registry(
     {
         kind: f"tf_lottery.lottery.graph:{kind}"
         for kind in (
-            "dense",
-            "dense_twin",
-            "boosting",
-            "winning",
-            "reinit",
-            "random_mask",
-            "early",
-            "snip",
-            "grasp",
-            "synflow",
-            "random",
-        )  # fmt: skip
+            "dense", "dense_twin", "boosting", "winning", "reinit", "random_mask",
+            "early", "snip", "grasp", "synflow", "random",
+        )
     },
-)
+)  # fmt: skip
