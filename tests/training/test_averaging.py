@@ -232,7 +232,7 @@ def test_patience_counts_the_better_of_both():
     assert callbacks.stopped_early(rows, 2)  # epoch 2 has been the best ever since
 
 
-@pytest.mark.parametrize(("epoch", "step"), [(0, 1), (1, 0), (1, 2)])
+@pytest.mark.parametrize(("epoch", "step"), [(0, 1), (1, 2)])
 def test_a_resumed_training_goes_on_with_its_average(
     sparse, tiny_data, tmp_path, monkeypatch, epoch, step
 ):

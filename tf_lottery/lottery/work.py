@@ -234,7 +234,7 @@ def export(shop: Resources, stage: Stage, directory: Path) -> None:
             "network": spec.to_json(),
             "training": dict(stage.parents["trained"].settings),
             "epoch": "best",
-            "weights": callbacks.best_weights(rows),
+            "averaged": callbacks.best_weights(rows) == "average",
             "ticket": None if ticket is None else ticket.to_json(),
         },
     )

@@ -20,15 +20,19 @@ def early_ends(document: Results) -> Iterator[str]:
         return
     each = "; ".join(
         f"{training(entry)}: {entry.epochs} of {entry.planned_epochs} epochs, "
-        f"{1 - entry.flops / entry.planned_flops:.0%} of its FLOPs saved"
+        f"{_saved(entry.flops, entry.planned_flops)} of its FLOPs saved"
         for entry in ended
     )
     spent, planned = (sum(getattr(e, key) for e in ended) for key in ("flops", "planned_flops"))
-    together = f" Together: {1 - spent / planned:.0%}." if len(ended) > 1 else ""
+    together = f" Together: {_saved(spent, planned)}." if len(ended) > 1 else ""
     yield (
         f"Ended by --patience, as validation accuracy rose no more: {each}.{together} All costs "
         "are of the epochs that were run; “last” is the last of these."
     )
+
+
+def _saved(spent: float, planned: float) -> str:
+    return f"{100 * (1 - spent / planned):.0f} %"
 
 
 def averages(document: Results) -> Iterator[str]:
