@@ -43,6 +43,10 @@ def test_an_early_end_says_epochs_and_flops():
     assert "Together" not in text
     (text,) = early_ends(ended(studies.make_comparison(), 4, 2))
     assert "2 of 10 epochs, 80" in text
+    document = ended(studies.make_comparison(), 4)
+    trainings(document)[0].planned_flops /= 100  # it went back, and was trained for longer
+    assert not list(document.problems())
+    assert "4 of 10 epochs, 0 % of its FLOPs saved" in next(early_ends(document))
     first, second = trainings(studies.make_comparison())[:2]
     spent = first.flops + second.flops
     planned = first.flops * 2.5 + second.flops * 5
@@ -50,13 +54,13 @@ def test_an_early_end_says_epochs_and_flops():
 
 
 @pytest.mark.parametrize(
-    ("epochs", "planned", "flops"), [(0, 10, 1e12), (10, 10, 1e12), (4, 10, 0)]
+    ("epochs", "planned", "flops"), [(11, 10, 1e12), (10, 10, 1e12), (4, 10, 0)]
 )
 def test_an_early_end_that_is_none_is_no_document(epochs, planned, flops):
     document = studies.make_comparison()
     entry = trainings(document)[0]
     entry.epochs, entry.planned_epochs, entry.planned_flops = epochs, planned, flops
-    assert any("no early end" in problem for problem in document.problems())
+    assert any("not an early end" in problem for problem in document.problems())
     assert not list(ended(studies.make_comparison(), 4).problems())
 
 

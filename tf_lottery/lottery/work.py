@@ -122,7 +122,7 @@ def train_network(shop: Resources, stage: Stage, directory: Path) -> None:
         line = (
             f"{stage.label}: stopped after epoch {len(rows)} of {training.epochs} by "
             f"--patience={training.patience}, the best being epoch {callbacks.best_epoch(rows)}; "
-            f"{1 - cost.flops / planned:.1%} of its FLOPs are saved"
+            f"{max(0.0, 1 - cost.flops / planned):.1%} of its FLOPs are saved"
         )
         print(line, file=sys.stderr, flush=True)
     files.write_json(

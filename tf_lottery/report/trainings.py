@@ -15,7 +15,7 @@ def training(entry: LedgerEntry) -> str:
 
 def early_ends(document: Results) -> Iterator[str]:
     """Which trainings ``--patience`` ended, and what that saved; nothing where it ended none."""
-    ended = [entry for entry in document.ledger if entry.planned_epochs]
+    ended = [entry for entry in document.ledger if entry.epochs]
     if not ended:
         return
     each = "; ".join(
@@ -32,7 +32,8 @@ def early_ends(document: Results) -> Iterator[str]:
 
 
 def _saved(spent: float, planned: float) -> str:
-    return f"{100 * (1 - spent / planned):.0f} %"
+    # Of a training that went back and did epochs again perhaps nothing.
+    return f"{100 * max(0.0, 1 - spent / planned):.0f} %"
 
 
 def averages(document: Results) -> Iterator[str]:
