@@ -30,12 +30,9 @@ from dataclasses import dataclass
 
 from tf_lottery.engine.stage import Stage, in_order
 from tf_lottery.options.registries import FINDERS, SCORES
+from tf_lottery.options.searches import CURRENT, SCORED_AT_INIT, SEARCHES, SettlingConfig
 from tf_lottery.options.settings import (
-    CURRENT,
-    SCORED_AT_INIT,
-    SEARCHES,
     LotteryConfig,
-    SettlingConfig,
     TrainConfig,
     derive_seed,
     settings,

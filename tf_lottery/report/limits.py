@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tf_lottery.options.settings import CURRENT, UNTRAINED
+from tf_lottery.options.searches import CURRENT, UNTRAINED
 from tf_lottery.report.comparison import BOOSTING, CONTROLS
 from tf_lottery.report.measures import CURVES, parse
 from tf_lottery.report.results import Arm, LedgerEntry, Results
