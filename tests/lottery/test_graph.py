@@ -3,9 +3,10 @@
 import pytest
 
 from tf_lottery.engine.stage import ancestors, in_order
+from tf_lottery.lottery import graph
 from tf_lottery.lottery.graph import entries
 from tf_lottery.options.build import lottery_config
-from tf_lottery.options.settings import KINDS, settings
+from tf_lottery.options.settings import KINDS, derive_seed, settings
 from tf_lottery.pruning import sparsities
 
 
@@ -273,3 +274,102 @@ def test_seeds_of_purposes_differ():
         chosen["reinit"].ticket.parents["start"].settings["seed"],
     }
     assert len(seeds) == 3
+
+
+# Ways to a ticket --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["early", "snip", "grasp", "synflow", "random"])
+def test_a_boosting_ticket_found_in_another_way_is_that_kind(way):
+    chosen = by_kind(search=way)
+    boosting = chosen["boosting"]
+    assert boosting.ticket.key == by_kind()[way].ticket.key == chosen[way].ticket.key
+    assert boosting.train.key == chosen[way].train.key
+    assert boosting.ticket.label == f"prune: boosting ({way})"
+    assert chosen[way].ticket.label == f"prune: {way}"
+    assert graph.way_of(boosting.ticket) == way
+    for kind in ("reinit", "random_mask"):  # of the boosting ticket, whatever it is
+        assert chosen[kind].ticket.parents["ticket"].key == boosting.ticket.key
+    plain = by_kind()
+    assert plain["boosting"].ticket.key != boosting.ticket.key
+    assert graph.way_of(plain["boosting"].ticket) == "train"
+    for kind in ("winning", "dense"):
+        assert keys(all_stages(chosen[kind])) == keys(all_stages(plain[kind]))
+
+
+@pytest.mark.parametrize("way", ["snip", "grasp", "synflow", "random"])
+def test_without_a_search(way):
+    entry = by_kind()[way]
+    assert entry.searches == []
+    assert [s.kind for s in in_order([entry.ticket])] == ["init", "prune"]
+    assert entry.ticket.parents["start"].key == by_kind()["dense"].train.parents["start"].key
+
+
+def test_keys_hold_what_a_score_looks_at_and_nothing_else():
+    ours, seed = by_kind(), derive_seed(0, "score")
+    common = {"sparsity": 0.8, "scope": "global", "rewind_epoch": 0}
+    assert ours["synflow"].ticket.settings == {"score": "synflow", **common}
+    assert ours["random"].ticket.settings == {
+        **common, "score": "random", "scope": "erk", "seed": seed,
+    }  # fmt: skip
+    for way in ("snip", "grasp"):
+        assert ours[way].ticket.settings == {
+            **common, "score": way, "seed": seed, "data": graph.training_data(config()),
+            "objective": settings(config().search.objective),
+        }  # fmt: skip
+    natural = by_kind(search_objective="natural")
+    for way, same in (("snip", False), ("grasp", False), ("synflow", True), ("random", True)):
+        assert (natural[way].ticket.key == ours[way].ticket.key) == same
+    longer = by_kind(search_epochs=5, search_learning_rate=0.2)
+    for way in ("snip", "grasp", "synflow", "random"):
+        assert longer[way].ticket.key == ours[way].ticket.key
+
+
+@pytest.mark.parametrize(
+    ("density", "scope"), [("uniform", "layer"), ("erk", "erk"), ("igq", "igq")]
+)
+def test_densities_of_random_layers(density, scope):
+    assert by_kind(layer_density=density)["random"].ticket.settings["scope"] == scope
+    assert by_kind(layer_density=density)["boosting"].ticket.key == by_kind()["boosting"].ticket.key
+
+
+def test_an_early_search_says_in_its_key_when_it_ends():
+    early, boosting = by_kind()["early"], by_kind()["boosting"]
+    (search,), (whole,) = early.searches, boosting.searches
+    assert search.settings["train"] == {
+        **whole.settings["train"],
+        "settling": {
+            "distance": 0.1, "sparsity": 0.8, "score": "normalized_magnitude", "scope": "global",
+        },
+    }  # fmt: skip
+    assert "settling" not in whole.settings["train"]
+    changes = (
+        {"mask_distance": 0.2},
+        {"sparsity": 0.5},
+        {"score": "magnitude"},
+        {"scope": "layer"},
+    )
+    for change in changes:
+        other = by_kind(**change)
+        assert other["early"].searches[0].key != search.key
+        assert other["boosting"].searches[0].key == whole.key
+    # Retraining does not end early.
+    assert "settling" not in early.train.settings["train"]
+
+
+def test_each_round_of_an_early_search_watches_its_own_mask():
+    found = by_kind(pruning_schedule="decreasing", rounds=3)["early"].searches
+    assert [s.settings["train"]["settling"]["sparsity"] for s in found] == pytest.approx(
+        sparsities(config(pruning_schedule="decreasing", rounds=3).prune)
+    )
+
+
+def test_to_keep_the_weights_of_the_search():
+    chosen = by_kind(rewind_epoch="current", pruning_schedule="decreasing", rounds=3)
+    boosting = chosen["boosting"]
+    prunes = [s for s in in_order([boosting.ticket]) if s.kind == "prune"]
+    for prune, search in zip(prunes, boosting.searches, strict=True):
+        assert prune.settings["rewind_epoch"] == "current"
+        assert prune.parents["rewind"] is search is prune.parents["trained"]
+        assert "keep_epochs" not in search.settings["train"]
+    assert chosen["snip"].ticket.settings["rewind_epoch"] == 0  # nothing is trained for it

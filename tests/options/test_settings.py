@@ -8,6 +8,7 @@ import pytest
 
 from tf_lottery.errors import UsageError
 from tf_lottery.options import settings as config
+from tf_lottery.options.searches import SettlingConfig
 from tf_lottery.options.settings import (
     AttackConfig,
     DataConfig,
@@ -17,7 +18,6 @@ from tf_lottery.options.settings import (
     Phase,
     PruneConfig,
     ScheduleConfig,
-    SettlingConfig,
     TrainConfig,
     attack_from_name,
     check_depth,

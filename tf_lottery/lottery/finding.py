@@ -13,7 +13,7 @@ from tf_lottery.lottery.costs import Cost
 from tf_lottery.lottery.graph import way_of
 from tf_lottery.lottery.resources import Resources
 from tf_lottery.lottery.scoring import network_context
-from tf_lottery.options.settings import CURRENT
+from tf_lottery.options.searches import CURRENT
 from tf_lottery.pruning.masks import prunable_kernels
 from tf_lottery.tickets import Ticket
 from tf_lottery.type_aliases import NamedArrays

@@ -30,12 +30,9 @@ from dataclasses import dataclass
 
 from tf_lottery.engine.stage import Stage, in_order
 from tf_lottery.options.registries import FINDERS, SCORES
+from tf_lottery.options.searches import CURRENT, SCORED_AT_INIT, SEARCHES, SettlingConfig
 from tf_lottery.options.settings import (
-    CURRENT,
-    SCORED_AT_INIT,
-    SEARCHES,
     LotteryConfig,
-    SettlingConfig,
     TrainConfig,
     derive_seed,
     settings,
@@ -178,7 +175,8 @@ dense_twin = dense
 
 def boosting(config: LotteryConfig, name: str, given: Ticket | None) -> Stage:
     if given is None:
-        return _WAYS[config.prune.search](config, "boosting", name)
+        way, called = config.prune.search, name or "boosting"
+        return _WAYS[way](config, called if way == "train" else f"{called} ({way})", name)
     return Stage(
         "prune",
         "ticket from --ticket",
@@ -187,36 +185,30 @@ def boosting(config: LotteryConfig, name: str, given: Ticket | None) -> Stage:
     )
 
 
-def _trained(config: LotteryConfig, kind: str, name: str) -> Stage:
-    return search_stages(config, config.search, name or kind, name)
+def _trained(config: LotteryConfig, called: str, name: str) -> Stage:
+    return search_stages(config, config.search, called, name)
 
 
-def _settled(config: LotteryConfig, kind: str, name: str) -> Stage:
-    return search_stages(config, config.search, name or kind, name, early=True)
+def _settled(config: LotteryConfig, called: str, name: str) -> Stage:
+    return search_stages(config, config.search, called, name, early=True)
 
 
 def _scored(score: str) -> Callable[[LotteryConfig, str, str], Stage]:
-    def found(config: LotteryConfig, kind: str, name: str) -> Stage:
-        label = f"prune: {name or kind}"
+    def found(config: LotteryConfig, called: str, name: str) -> Stage:
         parents = {"start": init_stage(config, "init", name)}
-        return prune_stage(config, label, config.prune.sparsity, parents, score)
+        return prune_stage(config, f"prune: {called}", config.prune.sparsity, parents, score)
 
     return found
 
 
-def _random(config: LotteryConfig, kind: str, name: str) -> Stage:
-    scope = config.prune.layer_density
-    return prune_stage(
-        config,
-        f"prune: {name or kind}",
-        config.prune.sparsity,
-        {"start": init_stage(config, "init", name)},
-        "random",
-        "layer" if scope == "uniform" else scope,
-    )
+def _random(config: LotteryConfig, called: str, name: str) -> Stage:
+    parents = {"start": init_stage(config, "init", name)}
+    density = config.prune.layer_density
+    scope = "layer" if density == "uniform" else density
+    return prune_stage(config, f"prune: {called}", config.prune.sparsity, parents, "random", scope)
 
 
-# (config, kind, name) -> stage, by ``--search``.
+# (config, called, name) -> stage, by ``--search``; the names are those of ``search_stages``.
 _WAYS: dict[str, Callable[[LotteryConfig, str, str], Stage]] = {
     "train": _trained,
     "early": _settled,
@@ -228,7 +220,7 @@ _WAYS: dict[str, Callable[[LotteryConfig, str, str], Stage]] = {
 def _finder(way: str) -> Callable[[LotteryConfig, str, Ticket | None], Stage]:
     def find(config: LotteryConfig, name: str, given: Ticket | None) -> Stage:
         del given
-        return _WAYS[way](config, way, name)
+        return _WAYS[way](config, name or way, name)
 
     return find
 
@@ -237,7 +229,10 @@ early, snip, grasp, synflow, random = map(_finder, SEARCHES[1:])
 
 
 def way_of(stage: Stage) -> str:
-    """The ``--search`` by which a stage that cuts a ticket found it."""
+    """The ``--search`` by which a stage that scores weights finds its ticket.
+
+    Of a kind from elsewhere that cuts the initialisation, the score.
+    """
     training = stage.parents.get("trained")
     if training is None:
         return stage.settings["score"]

@@ -26,8 +26,8 @@ class PlannedStage:
     Attributes:
       stage: the stage.
       cached: finished already.
-      flops: as the ledger will state them, of an evaluation at most; 0 for stages
-        without passes.
+      flops: as the ledger will state them, of an evaluation and of a search that may end early
+        at most; 0 for stages without passes.
       seconds: measured if cached, else estimated; validation and tracing included.
       disk_bytes: what it will leave in the store, about; 0 if cached.
       memory_bytes: of its training step at the peak, about; 0 if cached or no training.
@@ -206,6 +206,8 @@ def plan_text(
         )
     if jobs > 1 and left:
         lines.append(f"{jobs} jobs at a time share that work and the machine's cores")
+    if any("settling" in item.stage.settings.get("train", {}) for item in left):
+        lines.append("searches that may end early, once their mask has settled, count in full")
     keys = {stage.key for stage in baseline}
     dense = sum(item.flops for item in planned if item.stage.key in keys)
     training = sum(item.flops for item in planned if item.stage.kind == "train")

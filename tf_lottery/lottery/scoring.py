@@ -12,6 +12,7 @@ import numpy as np
 from tf_lottery import weights
 from tf_lottery.attacks import make_attack
 from tf_lottery.attacks.losses import cross_entropy
+from tf_lottery.engine.stage import Stage
 from tf_lottery.errors import UsageError
 from tf_lottery.keras import keras, tf
 from tf_lottery.lottery.costs import Cost
@@ -19,6 +20,7 @@ from tf_lottery.lottery.resources import Resources
 from tf_lottery.models.frozen import frozen_logits
 from tf_lottery.options.settings import LotteryConfig, ObjectiveConfig, derive_seed
 from tf_lottery.pruning import ScoreContext
+from tf_lottery.pruning.at_init import planned_passes
 from tf_lottery.pruning.masks import mask_weights, prunable_kernels
 from tf_lottery.type_aliases import NamedArrays, Tensor
 
@@ -45,6 +47,22 @@ def network_context(
     return NetworkContext(
         kernels, masks or {}, shop=shop, config=config, variables=variables, **others
     )
+
+
+def predicted_cost(shop: Resources, stage: Stage) -> Cost:
+    """Of a built-in score, at most; what other scores take is not known, and 0 here."""
+    config, chosen = stage.runtime["config"], stage.settings
+    classes = shop.data(config).num_classes
+    images, forward, gradients = planned_passes(chosen.get("score", ""), classes)
+    if not images:
+        return Cost()
+    steps = config.search.objective.attack_steps if "objective" in chosen else 0
+    passes = {
+        "forward_passes": images * (forward + steps),
+        "input_gradient_passes": images * (gradients + steps),
+        "weight_gradient_passes": images * gradients,
+    }
+    return Cost(flops=sum(passes.values()) * shop.forward_flops(config), **passes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ from tf_lottery.export import export_saved_model
 from tf_lottery.lottery.costs import Cost, evaluation_cost, training_cost, transfer_cost
 from tf_lottery.lottery.finding import prune, searched_kernels
 from tf_lottery.lottery.resources import Resources
+from tf_lottery.lottery.scoring import predicted_cost
 from tf_lottery.options.registries import MODELS
 from tf_lottery.options.settings import LotteryConfig, TrainConfig, settings
 from tf_lottery.pruning.masks import MaskedNetwork, wrap
@@ -334,7 +335,7 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "init": Kind(initialise),
     "train": Kind(train_network, _training_cost),
-    "prune": Kind(prune),
+    "prune": Kind(prune, predicted_cost),
     "evaluate": Kind(evaluate, _evaluation_cost),
     "export": Kind(export),
     "transfer": Kind(transfer, _transfer_cost),

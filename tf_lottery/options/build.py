@@ -21,6 +21,7 @@ from tf_lottery.options.objectives import REPLAYS, training_attack
 from tf_lottery.options.option import Option, Options, option
 from tf_lottery.options.recipes import RECIPES, filled
 from tf_lottery.options.registries import OBJECTIVES
+from tf_lottery.options.searches import SearchOptions
 from tf_lottery.options.settings import (
     ROLES,
     TRAINING_ATTACK,
@@ -245,8 +246,8 @@ def _with_roles(options: Iterable[Option]) -> dict[str, Option]:
 OPTIONS = _with_roles(
     option
     for group in (
-        DataConfig, ModelConfig, TrainingOptions, ScheduleConfig, PruneConfig, AttackOptions,
-        TrainConfig, EvaluationOptions, DeviceOptions, LotteryConfig,
+        DataConfig, ModelConfig, TrainingOptions, ScheduleConfig, PruneConfig, SearchOptions,
+        AttackOptions, TrainConfig, EvaluationOptions, DeviceOptions, LotteryConfig,
     )
     for option in group.declared
 )  # fmt: skip

@@ -6,22 +6,20 @@ and step sizes are on [0, 1] pixels; epochs are whole passes over the training i
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import itertools
-import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from tf_lottery.errors import UsageError
 from tf_lottery.options.architectures import ARCHITECTURES, architecture, check_depth
 from tf_lottery.options.attacks import AttackConfig, attack_from_name
 from tf_lottery.options.checks import at_least, positive, within
+from tf_lottery.options.fingerprint import differences, fingerprint, settings, several
 from tf_lottery.options.objectives import ObjectiveConfig
 from tf_lottery.options.option import Options, added, option
 from tf_lottery.options.registries import FINDERS, MODELS, SCORES
+from tf_lottery.options.searches import SCORED_AT_INIT, UNTRAINED, SearchOptions, SettlingConfig
 
 __all__ = [
     "ARCHITECTURES", "DTYPE_POLICIES", "EXPORT_FORMATS", "KINDS", "SCOPES", "SCORES",
@@ -32,11 +30,6 @@ __all__ = [
 
 KINDS = tuple(FINDERS)
 SCOPES = ("global", "layer", "erk", "igq")
-# How a boosting ticket is found; all but ``train`` are also kinds of ``--compare``.
-SEARCHES = ("train", "early", "snip", "grasp", "synflow", "random")
-SCORED_AT_INIT = ("snip", "grasp", "synflow")  # they are scores too
-UNTRAINED = (*SCORED_AT_INIT, "random")  # no training is spent on these
-CURRENT = "current"  # of ``--rewind_epoch``
 EXPORT_FORMATS = (
     "saved_model", "tflite", "tflite_float16", "tflite_int8", "tflite_sparse",
     "tflite_sparse_float16", "tflite_sparse_int8",
@@ -195,22 +188,6 @@ class ScheduleConfig(Options, topic="Training"):
 
 
 @dataclass(frozen=True)
-class SettlingConfig:
-    """When the mask that a training leads to counts as settled: see ``training.settling``.
-
-    Attributes:
-      distance: share of all mask positions, at most, that one epoch's mask and each of the four
-        before it differ in.
-      sparsity, score, scope: of the masks, as of ``PruneConfig``.
-    """
-
-    distance: float
-    sparsity: float
-    score: str
-    scope: str
-
-
-@dataclass(frozen=True)
 class TrainConfig(Options, topic="Training"):
     """One training run of a network.
 
@@ -353,13 +330,8 @@ class TrainConfig(Options, topic="Training"):
         return attack_from_name("fgsm", attack.eps, norm=attack.norm)
 
 
-def _epoch_or_current(flag: str, value: Any) -> None:
-    if value != CURRENT and (not isinstance(value, int) or value < 0):
-        raise UsageError.bad_value(flag, value, f"0, an epoch of the search, or {CURRENT}")
-
-
 @dataclass(frozen=True)
-class PruneConfig(Options, topic="Pruning"):
+class PruneConfig(SearchOptions, topic="Pruning"):
     """How a mask of the conv and dense weights is chosen."""
 
     sparsity: float = option(
@@ -391,30 +363,6 @@ class PruneConfig(Options, topic="Pruning"):
         0.2,
         "Share of the remaining weights that a round of the geometric schedule removes, in (0, 1).",
         within("(0, 1)"),
-    )
-    rewind_epoch: int | str = added(
-        0,
-        "0: rewind to the initialisation; k: to the weights after epoch k of the search; current: "
-        "keep those of its end.",
-        _epoch_or_current,
-    )
-    search: str = added(
-        "train",
-        "How the boosting ticket is found. train: as --search_* say. early: the same, until the "
-        "mask has settled. Without a training: snip, grasp, synflow; random (--layer_density).",
-        choices=SEARCHES,
-    )
-    mask_distance: float = added(
-        0.1,
-        "early: the mask has settled where it and each of the four before it, of an epoch each, "
-        "differ in so small a share of all weights, in [0, 1].",
-        within("[0, 1]"),
-    )
-    layer_density: str = added(
-        "erk",
-        "random: the layers' densities. uniform: all the same. erk: Erdős-Rényi kernel. igq: "
-        "ideal gas quotas.",
-        choices=("uniform", "erk", "igq"),
     )
 
     def __post_init__(self):
@@ -476,73 +424,6 @@ class LotteryConfig(Options, topic="Running"):
             raise UsageError.bad_value(
                 "score", self.prune.score, "one of weights alone where the search ends early"
             )
-
-
-def settings(config: Any) -> Any:
-    """The JSON form of a (nested) settings dataclass, as it goes into a fingerprint.
-
-    Fields that cannot change a result are left out, and so are later additions
-    (``omit_default``) while they have their no-op default: old keys stay valid.
-    """
-    if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        result = {}
-        for f in dataclasses.fields(config):
-            value = getattr(config, f.name)
-            if not f.metadata.get("fingerprint", True):
-                continue
-            if f.metadata.get("omit_default") and value == f.default:
-                continue
-            result[f.name] = settings(value)
-        return result
-    if isinstance(config, (tuple, list)):
-        return [settings(value) for value in config]
-    if isinstance(config, dict):
-        return {str(key): settings(value) for key, value in config.items()}
-    if isinstance(config, float) and config == int(config) and abs(config) < 2**53:
-        return int(config)  # 1.0 and 1 are the same setting
-    if config is None or isinstance(config, (str, int, float, bool)):
-        return config
-    raise TypeError(f"{type(config).__name__} is no setting")
-
-
-def fingerprint(config: Any) -> str:
-    """SHA-256 (hex, 64 digits) of the settings; equal settings, equal fingerprint."""
-    text = json.dumps(settings(config), sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-_BRIEF = 40  # characters of a value among differences
-
-
-def differences(ours: Any, theirs: Any, prefix: str = "") -> list[str]:
-    """Lines ``path: 1 there, 2 now`` for two JSON setting trees; lists of what has names go by
-    these."""
-    ours, theirs = _by_name(ours), _by_name(theirs)
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        lines = []
-        for key in sorted(set(ours) | set(theirs)):
-            path = f"{prefix}.{key}" if prefix else key
-            lines += differences(ours.get(key), theirs.get(key), path)
-        return lines
-    if ours != theirs:
-        return [f"{prefix}: {_brief(theirs)} there, {_brief(ours)} now"]
-    return []
-
-
-def _by_name(value: Any) -> Any:
-    named = isinstance(value, list) and all(isinstance(v, dict) and "name" in v for v in value)
-    return {str(item["name"]): item for item in value} if named and value else value
-
-
-def several(lines: Sequence[str], shown: int = 4) -> str:
-    """The first of many lines, in one."""
-    more = f"; and {len(lines) - shown} more" if len(lines) > shown else ""
-    return "; ".join(lines[:shown]) + more
-
-
-def _brief(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= _BRIEF else f"{text[: _BRIEF - 3]}..."
 
 
 def derive_seed(root: int, *names: object) -> int:

@@ -10,6 +10,7 @@ images go through it at a time.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +44,7 @@ def snip(context: ScoreContext) -> NamedArrays:
     """|w dL/dw|: how much the loss changes if the weight shrinks (Lee et al. 2019, 1810.02340)."""
     images, labels = _images(context)
     kernels = prunable_kernels(context.network)
-    gradients = _summed(context, images, labels, _gradient, 1.0)
+    gradients = _summed(context.network, images, labels, _gradient, 1.0)
     context.count(len(images))
     _check("snip", gradients)
     return {name: np.abs(kernel.numpy() * gradients[name]) for name, kernel in kernels.items()}
@@ -58,8 +59,9 @@ def grasp(context: ScoreContext) -> NamedArrays:
     differentiated with respect to both of its factors.
     """
     images, labels = _images(context)
-    kernels = prunable_kernels(context.network)
-    gradients = _summed(context, images, labels, _gradient, TEMPERATURE)
+    network = _copied("grasp", context.network, _TwiceDifferentiable)
+    kernels = prunable_kernels(network)
+    gradients = _summed(network, images, labels, _gradient, TEMPERATURE)
     context.count(len(images))
     constant = {name: tf.constant(gradients[name], tf.float32) for name in kernels}
 
@@ -71,7 +73,7 @@ def grasp(context: ScoreContext) -> NamedArrays:
         return _differentiated(tape, total, kernels)
 
     try:
-        products = _summed(context, images, labels, product, TEMPERATURE)
+        products = _summed(network, images, labels, product, TEMPERATURE)
     except LookupError as error:
         raise UsageError.bad_value(
             "score", "grasp", f"one without second derivatives for this network ({error})"
@@ -128,14 +130,13 @@ Kernels = dict[str, "tf.Variable"]
 
 
 def _summed(
-    context: ScoreContext,
+    network: keras.Model,
     images: np.ndarray,
     labels: np.ndarray,
     derive: Callable[[Callable[[], Tensor], Kernels], dict[str, Tensor]],
     temperature: float,
 ) -> NamedArrays:
     """``derive`` of the mean loss, in training mode; BatchNorm's averages stay what they were."""
-    network = context.network
     kernels = prunable_kernels(network)
     averages = [(average, average.numpy()) for average in network.non_trainable_variables]
     total = {name: np.zeros(kernel.shape) for name, kernel in kernels.items()}
@@ -184,11 +185,10 @@ class _Flow:
 
     def __init__(self, network: keras.Model):
         self._name = network.name
-        self._copy = keras.models.clone_model(network, clone_function=_in_float64)
-        theirs = named_variables(network)
+        self._copy = _copied("synflow", network, dtype="float64")
         for name, variable in named_variables(self._copy).items():
             shift = name.endswith(("/bias", "/beta", "/moving_mean"))
-            variable.assign(np.abs(theirs[name].numpy().astype(np.float64)) * (not shift))
+            variable.assign(tf.zeros_like(variable) if shift else tf.abs(variable))
         self._kernels = prunable_kernels(self._copy)
         self._sizes = {name: kernel.numpy() for name, kernel in self._kernels.items()}
         self._differentiate = tf.function(lambda: _gradient(self._flow, self._kernels))
@@ -224,15 +224,52 @@ class _Flow:
         return tf.reduce_sum(self._copy(tf.constant(image), training=False))
 
 
-def _in_float64(layer: keras.layers.Layer) -> keras.layers.Layer:
-    if isinstance(layer, keras.Model) and is_graph(layer):
-        return keras.models.clone_model(layer, clone_function=_in_float64)
-    try:
-        copy = type(layer).from_config({**layer.get_config(), "dtype": "float64"})
-    except Exception as error:  # whatever a layer of somebody's own raises
-        reason = " ".join(str(error).split())[:200]
-        raise UsageError.bad_value(
-            "score", "synflow", f"another one: {layer.name} has no copy in float64 ({reason})"
-        ) from error
-    copy._name = layer.name  # which a config that Keras makes for a layer may lack
+class _TwiceDifferentiable(keras.layers.BatchNormalization):
+    """BatchNorm over the last axis, whose gradient has the right gradient.
+
+    After a dense layer Keras' own takes ``tf.nn.moments``, which keeps gradients from the mean
+    within the variance: of no effect on a first derivative, but on a second.
+    """
+
+    def call(self, inputs, training=None, mask=None):
+        if not training:
+            return super().call(inputs, training=training, mask=mask)
+        axes = list(range(inputs.shape.rank - 1))
+        mean = tf.reduce_mean(inputs, axes)
+        variance = tf.reduce_mean(tf.square(inputs - mean), axes)
+        beta, gamma = self.beta, self.gamma
+        return tf.nn.batch_normalization(inputs, mean, variance, beta, gamma, self.epsilon)
+
+
+def _copied(score: str, network: keras.Model, batch_norm: type | None = None, **config: Any):
+    """A network with the same weights.
+
+    Args:
+      score: named where there is no copy.
+      network: that is copied.
+      batch_norm: takes the place of ``BatchNormalization`` over the last axis.
+      **config: of every layer, instead of its own.
+    """
+
+    def clone(layer):
+        if isinstance(layer, keras.Model) and is_graph(layer):
+            return keras.models.clone_model(layer, clone_function=clone)
+        kind = type(layer)
+        plain = kind is keras.layers.BatchNormalization
+        if batch_norm and plain and list(layer.axis) == [layer.input_spec.ndim - 1]:
+            kind = batch_norm
+        try:
+            copy = kind.from_config({**layer.get_config(), **config})
+        except Exception as error:  # whatever a layer of somebody's own raises
+            reason = " ".join(str(error).split())[:200]
+            raise UsageError.bad_value(
+                "score", score, f"another one: {layer.name} cannot be copied ({reason})"
+            ) from error
+        copy._name = layer.name  # which a config that Keras makes for a layer may lack
+        return copy
+
+    copy = keras.models.clone_model(network, clone_function=clone)
+    theirs = named_variables(network)
+    for name, variable in named_variables(copy).items():
+        variable.assign(theirs[name].numpy().astype(variable.dtype.as_numpy_dtype))
     return copy

@@ -16,6 +16,11 @@ PHRASES = {
     "winning": "the winning ticket",
     "reinit": "the same mask re-initialised",
     "random_mask": "a random mask of the same density",
+    "early": "the early-bird ticket",
+    "snip": "the SNIP ticket",
+    "grasp": "the GraSP ticket",
+    "synflow": "the SynFlow ticket",
+    "random": "the random ticket",
 }
 ABOUT = About("comparison", "", "Comparison")
 FIGURES = (

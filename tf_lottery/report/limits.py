@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from tf_lottery.options.searches import CURRENT, UNTRAINED
+from tf_lottery.report.comparison import BOOSTING, CONTROLS
 from tf_lottery.report.measures import CURVES, parse
 from tf_lottery.report.results import Arm, LedgerEntry, Results
 from tf_lottery.report.text import listed
@@ -12,8 +14,16 @@ from tf_lottery.report.trainings import training
 from tf_lottery.report.verdicts import count
 
 SATURATION_POINTS = 5.0
+# By ``--search``, where it is not a whole training.
+FOUND = {
+    "early": "searched only until its mask had settled",
+    "snip": "cut from the initialisation by SNIP, without a search training",
+    "grasp": "cut from the initialisation by GraSP, without a search training",
+    "synflow": "cut from the initialisation by SynFlow, without a search training",
+    "random": "drawn at random, without a search",
+}
 # Kinds that start untrained, whatever the epoch to rewind to.
-_UNTRAINED = ("dense", "reinit")
+_UNTRAINED = ("dense", "reinit", *UNTRAINED)
 
 
 def limits(document: Results) -> Iterator[str]:
@@ -45,6 +55,7 @@ def limits(document: Results) -> Iterator[str]:
     yield from unmeasured(document)
     yield from troubles(document.ledger)
     yield from _schedule(document)
+    yield from _search(document)
     yield from _rewind(document)
     if document.attacks:
         yield (
@@ -176,16 +187,26 @@ def _schedule(document: Results) -> Iterator[str]:
 
 
 def _rewind(document: Results) -> Iterator[str]:
-    epochs = _setting(document, ("prune", "rewind_epoch"), ("options", "rewind_epoch")) or 0
+    epoch = _setting(document, ("prune", "rewind_epoch"), ("options", "rewind_epoch")) or 0
     kinds = list(dict.fromkeys(arm.kind for arm in document.arms))
     rewound = [kind for kind in kinds if kind not in _UNTRAINED]
     untrained = [kind for kind in kinds if kind in _UNTRAINED]
-    if epochs > 0 and rewound and untrained:
-        spent = count(epochs, "epoch")
+    if epoch and rewound and untrained:
+        whole = epoch == CURRENT
+        spent = "a search" if whole else count(epoch, "epoch")
+        trained = "all of the search" if whole else f"{spent} of the search"
         yield (
-            f"{_start(rewound)} from weights already trained for {spent} of the search, "
+            f"{_start(rewound)} from weights already trained for {trained}, "
             f"{_start(untrained)} untrained: comparisons at an epoch are {spent} apart."
         )
+
+
+def _search(document: Results) -> Iterator[str]:
+    """Where the boosting ticket is not what its name says everywhere else."""
+    way = _setting(document, ("prune", "search"), ("options", "search"))
+    rows = [row for row in document.rows if row.kind in (BOOSTING, *CONTROLS)]
+    if way in FOUND and any(row.search_source == "run" for row in rows):
+        yield f"The boosting ticket, and what is made of it, was {FOUND[way]} (--search={way})."
 
 
 def _saturation(document: Results) -> Iterator[str]:

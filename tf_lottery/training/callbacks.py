@@ -18,7 +18,8 @@ import numpy as np
 
 from tf_lottery import files, weights
 from tf_lottery.keras import keras
-from tf_lottery.options.settings import SettlingConfig, TrainConfig
+from tf_lottery.options.searches import SettlingConfig
+from tf_lottery.options.settings import TrainConfig
 from tf_lottery.training.checkpoints import Checkpoints, Position
 from tf_lottery.training.guards import all_finite
 from tf_lottery.training.schedules import rate_factor

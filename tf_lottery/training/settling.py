@@ -6,7 +6,8 @@ import numpy as np
 
 from tf_lottery import pruning
 from tf_lottery.keras import tf
-from tf_lottery.options.settings import SettlingConfig, derive_seed
+from tf_lottery.options.searches import SettlingConfig
+from tf_lottery.options.settings import derive_seed
 from tf_lottery.pruning.masks import MaskedNetwork
 
 OLDER = 4  # masks that the newest is compared with

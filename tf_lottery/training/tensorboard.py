@@ -85,8 +85,9 @@ class TensorBoardLog(keras.callbacks.Callback):
             tf.summary.scalar("rollbacks", row["rollbacks"])
             tf.summary.scalar("learning_rate", row["learning_rate"])
             tf.summary.scalar("seconds/train", row["seconds"])
-            if row["distance"] is not None:
-                tf.summary.scalar("distance", row["distance"])
+            for name in ("distance", "mask_distance"):
+                if row[name] is not None:
+                    tf.summary.scalar(name, row[name])
             for name, share in (row["input_gradients"] or {}).items():
                 if share is not None:
                     tf.summary.scalar(f"input_gradients/{name}", share)
