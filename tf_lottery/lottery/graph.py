@@ -29,9 +29,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tf_lottery.engine.stage import Stage, in_order
+from tf_lottery.errors import UsageError
 from tf_lottery.options.registries import FINDERS, SCORES
 from tf_lottery.options.settings import (
     CURRENT,
+    MEASURED,
     SCORED_AT_INIT,
     SEARCHES,
     LotteryConfig,
@@ -157,6 +159,12 @@ def init_stage(config: LotteryConfig, purpose: str = "init", name: str = "") -> 
 def train_stage(
     config: LotteryConfig, train: TrainConfig, label: str, parents: dict[str, Stage]
 ) -> Stage:
+    if train.dtype_policy == MEASURED:
+        raise UsageError(
+            "--dtype_policy=auto has to be measured before a stage is made, as the command line, "
+            "find_ticket and train_ticket do: give the policy itself",
+            "dtype_policy",
+        )
     chosen = {
         "train": settings(train),
         "data": training_data(config),
