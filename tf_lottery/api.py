@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,9 +13,12 @@ from tf_lottery import weights
 from tf_lottery.engine.serial import run_stages
 from tf_lottery.engine.store import Store
 from tf_lottery.lottery.graph import make_entry
+from tf_lottery.lottery.precision import with_measured_policy
 from tf_lottery.lottery.work import Workshop
 from tf_lottery.options.settings import LotteryConfig
 from tf_lottery.tickets import Ticket
+
+_log = logging.getLogger(__name__)
 
 
 def find_ticket(config: LotteryConfig, store: str | Path | None = None) -> Ticket:
@@ -30,10 +34,11 @@ def find_ticket(config: LotteryConfig, store: str | Path | None = None) -> Ticke
     Raises:
       LotteryError: see ``tf_lottery.errors``.
     """
-    stage = make_entry(config, "boosting").ticket
-    assert stage is not None  # only the dense network has none
     with _store(store) as kept:
-        run_stages([stage], Workshop(kept))
+        workshop = Workshop(kept)
+        stage = make_entry(with_measured_policy(config, workshop, _log.info), "boosting").ticket
+        assert stage is not None  # only the dense network has none
+        run_stages([stage], workshop)
         return Ticket.load(kept.file(stage, "ticket"))
 
 
@@ -64,9 +69,10 @@ def train_ticket(
       TicketError: the ticket is for another network.
       LotteryError: see ``tf_lottery.errors``.
     """
-    entry = make_entry(config, "boosting", ticket)
     with _store(store) as kept:
         workshop = Workshop(kept)
+        config = with_measured_policy(config, workshop, _log.info)
+        entry = make_entry(config, "boosting", ticket)
         run_stages([entry.train], workshop)
         network = workshop.spec(config).build(ticket.init_seed)
         weights.set_weights(network, weights.read_arrays(kept.file(entry.train, "best.npz")))

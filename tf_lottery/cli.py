@@ -17,10 +17,14 @@ from tf_lottery.engine import locks
 from tf_lottery.errors import UsageError
 from tf_lottery.options.command import Command
 from tf_lottery.options.effects import refuse_idle_flags
+from tf_lottery.options.settings import DTYPE_POLICIES, MEASURED
 from tf_lottery.terminal import say, silent_stderr
 
 if TYPE_CHECKING:
     from tf_lottery.training.distribution import Distribution
+
+
+_STAGES = ("run", "plan")  # modes
 
 
 def execute(command: Command) -> int:
@@ -33,10 +37,17 @@ def execute(command: Command) -> int:
     chosen = command.execution
     if chosen.devices and chosen.distribute == "none":
         raise UsageError("--devices goes with --distribute, which is not given", "devices")
-    if chosen.distribute != "none" and command.mode not in ("run", "plan"):
+    if chosen.distribute != "none" and command.mode not in _STAGES:
         raise UsageError(
             f"--distribute goes with --mode=run, which trains, got --mode={command.mode}",
             "distribute",
+        )
+    several = [n for n in (chosen.executor, chosen.distribute) if n in ("ray", "multiworker")]
+    measured = study_cli.measured_options(command)
+    if several and measured and command.mode in _STAGES:
+        policies = " or ".join(DTYPE_POLICIES)
+        raise UsageError.bad_value(
+            measured[0], MEASURED, f"{policies} with {several[0]}: this machine is one of many"
         )
     with files.disk_errors("workdir", command.workdir), study_cli.naming_origin(command):
         return _MODES[command.mode](command)

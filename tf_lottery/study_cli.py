@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import shlex
 import shutil
 import sys
+import tempfile
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +19,7 @@ from tf_lottery.engine import locks
 from tf_lottery.errors import StoreError, UsageError
 from tf_lottery.options.build import DEFAULTS
 from tf_lottery.options.command import Command
-from tf_lottery.options.settings import differences, several
+from tf_lottery.options.settings import MEASURED, ROLES, differences, several
 from tf_lottery.studies.comparison import compare
 from tf_lottery.studies.design import Design
 from tf_lottery.studies.paper import find_experiment
@@ -85,6 +87,39 @@ def make_study(command: Command) -> Study:
     return study
 
 
+def measured_options(command: Command) -> list[str]:
+    """The options that are ``--dtype_policy=auto``, or that of one training."""
+    policies = ("dtype_policy", *(f"{role}_dtype_policy" for role in ROLES))
+    return [name for name in policies if command.options[name] == MEASURED]
+
+
+def _with_measured_policy(command: Command) -> Command:
+    """The command with the policy in the place of ``--dtype_policy=auto``, of any training.
+
+    A run's store keeps what was measured; a plan writes nothing.
+    """
+    asked = measured_options(command)
+    if not asked:
+        return command
+    from tf_lottery.engine.remote_store import open_store
+    from tf_lottery.engine.store import Store
+    from tf_lottery.lottery.precision import faster_policy, precision_stage
+    from tf_lottery.lottery.work import Workshop
+
+    if command.experiment is None:
+        config = command.config()
+    else:
+        config = next(iter(make_design(command).configs.values()))
+    store = open_store(command.store, read_only=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        if not store.has(precision_stage(config)):
+            plan = command.mode == "plan"
+            store = Store(temporary) if plan else _make_places(command, Path(command.workdir))
+        policy = faster_policy(config, Workshop(store), print)
+    options = {**command.options, **dict.fromkeys(asked, policy)}
+    return dataclasses.replace(command, options=options)
+
+
 def run_study(command: Command, distribution: Distribution) -> int:
     """Finishes every stage, then writes results, figures and report.
 
@@ -94,6 +129,7 @@ def run_study(command: Command, distribution: Distribution) -> int:
     from tf_lottery.lottery.followers import agree_on_targets, follow
     from tf_lottery.lottery.work import Workshop
 
+    command = _with_measured_policy(command)
     study = make_study(command)
     agree_on_targets(study.targets, distribution)
     workshop = Workshop(
@@ -284,6 +320,7 @@ def plan_study(command: Command) -> int:
     from tf_lottery.lottery.plan import plan, plan_text
     from tf_lottery.lottery.work import Workshop
 
+    command = _with_measured_policy(command)
     study = make_study(command)
     about = study.experiment
     _reference(command, [arm.reference for arm in study.design.arms], about.source)

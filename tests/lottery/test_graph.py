@@ -159,7 +159,6 @@ def test_evaluation_settings_keep_the_training(change):
         {"eps": 0.2},
         {"dtype_policy": "mixed_bfloat16"},
         {"deterministic": True},
-        {"validation_attack": "pgd3"},
     ],
     ids=str,
 )

@@ -29,11 +29,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tf_lottery.engine.stage import Stage, in_order
+from tf_lottery.errors import UsageError
 from tf_lottery.options.registries import FINDERS, SCORES
 from tf_lottery.options.searches import CURRENT, SCORED_AT_INIT, SEARCHES, SettlingConfig
 from tf_lottery.options.settings import (
+    MEASURED,
     LotteryConfig,
     TrainConfig,
+    attack_from_name,
     derive_seed,
     settings,
 )
@@ -41,6 +44,7 @@ from tf_lottery.pruning.schedule import sparsities
 from tf_lottery.tickets import Ticket
 
 WHICH = ("best", "last")
+USUAL_VALIDATION = "pgd10"  # in the key of every search that trains against an attack
 # Raise a kind's number when a change of code changes its results.
 REVISIONS = {"train": 2, "evaluate": 3}
 
@@ -152,10 +156,21 @@ def init_stage(config: LotteryConfig, purpose: str = "init", name: str = "") -> 
 
 
 def train_stage(
-    config: LotteryConfig, train: TrainConfig, label: str, parents: dict[str, Stage]
+    config: LotteryConfig,
+    train: TrainConfig,
+    label: str,
+    parents: dict[str, Stage],
+    key: TrainConfig | None = None,
 ) -> Stage:
+    """A training; ``key``: the settings that its key goes by, see ``mask_settings``."""
+    if train.dtype_policy == MEASURED:
+        raise UsageError(
+            "--dtype_policy=auto has to be measured before a stage is made, as the command line, "
+            "find_ticket and train_ticket do: give the policy itself",
+            "dtype_policy",
+        )
     chosen = {
-        "train": settings(train),
+        "train": settings(key or train),
         "data": training_data(config),
         "seed": config.seed,
     }
@@ -163,6 +178,27 @@ def train_stage(
         chosen["deterministic"] = True
     runtime = {"config": config, "train": train}
     return Stage("train", label, chosen, parents, runtime, REVISIONS["train"])
+
+
+def mask_settings(config: LotteryConfig, train: TrainConfig) -> TrainConfig:
+    """A search's settings, those that cannot change its last weights being as by default.
+
+    Of a search those weights count, which no validation changes: its stage may be validated in
+    any way, or have been. It then leaves no best epoch, as nobody could tell whose that is.
+    """
+    if train in (config.train, config.ticket_train):  # it is that training, best epoch and all
+        return train
+    attacks = [phase.objective.attack for phase in train.parts if phase.objective.attack]
+    scale = train.attack_loss_scale
+    if not attacks or (scale == 1 and train.dtype_policy != "mixed_float16"):
+        scale = 0.0  # spelt out
+    train = dataclasses.replace(train, attack_loss_scale=scale)
+    if attacks and train.on_overfit != "warn":  # what validation finds changes weights
+        return train
+    usual = attack_from_name(USUAL_VALIDATION, attacks[0].eps) if attacks else None
+    return dataclasses.replace(
+        train, validation_attack=usual, validation_images=0, on_overfit="warn"
+    )
 
 
 def dense(config: LotteryConfig, name: str, given: Ticket | None) -> None:
@@ -328,6 +364,7 @@ def search_stages(
             train,
             f"search: {called}{suffix}",
             {"start": init} if ticket is None else {"ticket": ticket},
+            mask_settings(config, train),
         )
         first = first or searched
         parents = {"start": init, "trained": searched}

@@ -7,6 +7,7 @@ stage's ``runtime["work"]``: other processes find it by that.
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import sys
 import time
@@ -34,6 +35,8 @@ from tf_lottery.training import callbacks
 from tf_lottery.training.guards import collapsed_epochs, trained_epochs
 from tf_lottery.training.run import train
 from tf_lottery.training.task import Reporting
+
+_VALIDATION = "validation.json"
 
 
 def initialise(shop: Resources, stage: Stage, directory: Path) -> None:
@@ -75,9 +78,12 @@ def _start(shop: Resources, stage: Stage, policy: str) -> MaskedNetwork:
 
 
 def train_network(shop: Resources, stage: Stage, directory: Path) -> None:
-    """Leaves ``best.npz``, ``final.npz``, ``history.json``, ``network.json`` and logs."""
+    """Leaves ``best.npz``, ``final.npz``, ``history.json``, ``network.json`` and logs; of a search
+    that is validated otherwise than its key says ``validation.json`` instead of ``best.npz``."""
     if (directory / "ledger.json").exists():  # stopped just before the end
+        _forget_best(directory)
         return
+    _begin(stage, directory)
     config: LotteryConfig = stage.runtime["config"]
     training: TrainConfig = stage.runtime["train"]
     spec, data = shop.spec(config), shop.data(config)
@@ -131,6 +137,38 @@ def train_network(shop: Resources, stage: Stage, directory: Path) -> None:
         {**cost.to_json(), **{name: value for name, value in told.items() if value}},
     )
     shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+    _forget_best(directory)
+
+
+def _other_validation(stage: Stage) -> dict | None:
+    """How a search is validated, if not as its key says; see ``graph.mask_settings``."""
+    keyed, asked = stage.settings["train"], settings(stage.runtime["train"])
+    names = ("validation_attack", "validation_images")
+    told, ours = ({name: each.get(name) for name in names} for each in (keyed, asked))
+    return None if told == ours else ours
+
+
+def _begin(stage: Stage, directory: Path) -> None:
+    """Notes how it is validated; what a try left that was validated otherwise is of no use."""
+    ours, note = _other_validation(stage), directory / _VALIDATION
+    if ours != (json.loads(note.read_bytes()) if note.exists() else None):
+        for path in directory.iterdir():
+            files.remove(path)
+    if ours:
+        files.write_json(note, ours)
+
+
+def _forget_best(directory: Path) -> None:
+    if (directory / _VALIDATION).exists():
+        (directory / "best.npz").unlink(missing_ok=True)
+
+
+def validated_as_asked(shop: Resources, stage: Stage) -> bool:
+    """Whether the history of a finished training is the one that this configuration asks for."""
+    found = None
+    if _VALIDATION in shop.store.manifest(stage)["files"]:
+        found = json.loads(shop.store.file(stage, _VALIDATION).read_bytes())
+    return found == _other_validation(stage)
 
 
 def train_along(shop: Resources, stage: Stage) -> None:

@@ -322,12 +322,13 @@ def lottery_config(**options: Any) -> LotteryConfig:
         chosen = roles.get(role, values)
         own = TrainingOptions.of(chosen)
         epochs = own.epochs or asked.epochs
-        # Whatever the search's rate: a sweep of that one leaves the dense baseline alone.
-        start = own.warmup_start or arch.search_learning_rate
         warmup = 0
         if warm and chosen["schedule"] in WARMED_UP:
             default = min(arch.warmup_epochs, epochs // 2)
             warmup = default if own.warmup_epochs is None else own.warmup_epochs
+        # Whatever the search's rate: a sweep of that one leaves the dense baseline alone. Without a
+        # warm-up it is nobody's start, and stays as it is by default.
+        start = (warmup and own.warmup_start) or arch.search_learning_rate
         phases = _phases(role, chosen, epochs)
         return TrainConfig.of(
             chosen,

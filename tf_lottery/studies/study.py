@@ -19,7 +19,7 @@ from tf_lottery.engine.store import Store
 from tf_lottery.lottery import totals
 from tf_lottery.lottery.costs import training_cost
 from tf_lottery.lottery.graph import Entry, make_entry
-from tf_lottery.lottery.work import Workshop
+from tf_lottery.lottery.work import Workshop, validated_as_asked
 from tf_lottery.machine import machine
 from tf_lottery.options.build import evaluation_attack
 from tf_lottery.options.settings import LotteryConfig, settings
@@ -289,7 +289,8 @@ class Study:
         return structs.replace(claim, pairs=tuple(pairs))
 
     def _searches(self, workshop: Workshop) -> dict[str, list[results.Record]]:
-        """Curves of the searches, of the first seed."""
+        """Curves of the searches, of the first seed; not of those that were validated in another
+        way, by a run that shares them."""
         if not self.experiment.keeps:
             return {}
         entries = [self.cells[arm.name, self.seeds[0]].entry for arm in self.design.arms]
@@ -300,6 +301,7 @@ class Study:
         return {
             stage.label: convert(workshop.history(stage), list[results.Record])
             for stage in searches.values()
+            if validated_as_asked(workshop, stage)
         }
 
     def _transferred(self, workshop: Workshop) -> Transfer | None:
