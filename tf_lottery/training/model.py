@@ -309,7 +309,6 @@ def make_training_model(
     validation_attack, validation_fgsm = (make_attack(one) if one else None for one in judged)
     objective, attack, settings = objective_parts(config, config.objective)
     free = any(phase.objective.name == "free" for phase in config.parts)
-    free = any(phase.objective.name == "free" for phase in config.parts)
     carried = (config.batch_size, *masked.network.input_shape[1:])
     return LotteryModel(
         masked,
