@@ -122,7 +122,7 @@ def test_an_objective_from_elsewhere_has_to_say_what_it_costs(monkeypatch):
         passes_of(ObjectiveConfig("outside_training:smoothed", attack_from_name("pgd10")))
 
 
-@pytest.mark.parametrize("name", ["trades", "outside_training:nothing", "nowhere:trades"])
+@pytest.mark.parametrize("name", ["trade", "outside_training:nothing", "nowhere:trades"])
 def test_unknown_objectives_are_told(name):
     with pytest.raises(UsageError, match=f"--objective.*{name}"):
         passes_of(ObjectiveConfig(name))

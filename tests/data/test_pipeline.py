@@ -57,6 +57,21 @@ class TestTraining:
             )
             np.testing.assert_array_equal(batch["label"], LABELS[batch["index"]])
 
+    def test_replays_come_in_a_row_and_go_on_wherever_one_begins(self):
+        whole = batches(replays=3, epochs=7)
+        assert len(whole) == 7 * 4
+        plain = batches(epochs=3)  # passes: 28 replays of 3 are 9 batches and a third of one
+        assert_same(whole, [each for each in plain for _ in range(3)][:28])
+        assert [int(batch["epoch"][0]) for batch in whole[::12]] == [0, 1, 2]
+        for done in (0, 1, 2, 3, 11, 12, 13, 27):
+            epoch, step = divmod(done, 4)
+            rest = batches(replays=3, epochs=7, first_epoch=epoch, first_step=step)
+            assert_same(rest, whole[done:])
+        dataset = training_batches(
+            IMAGES, LABELS, batch_size=BATCH, epochs=7, order_seed=4, first_epoch=2, replays=3
+        )
+        assert dataset.cardinality().numpy() == 5 * 4
+
     def test_an_epoch_is_a_shuffle_without_repetition(self):
         found = batches(epochs=40)
         assert [b["epoch"].tolist() for b in found] == [

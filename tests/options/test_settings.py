@@ -73,7 +73,13 @@ BAD = [
     (AttackConfig, {"step_size": -0.1}, "step_size"),
     (AttackConfig, {"step_size": math.nan}, "step_size"),
     (AttackConfig, {"restarts": 0}, "restarts"),
-    (ObjectiveConfig, {"name": "trades"}, "objective"),
+    (ObjectiveConfig, {"name": "trade"}, "objective"),
+    (ObjectiveConfig, {"beta": -1.0}, "beta"),
+    (ObjectiveConfig, {"replays": 0}, "replays"),
+    (ObjectiveConfig, {"label_smoothing": 1.0}, "label_smoothing"),
+    (ObjectiveConfig, {"awp_gamma": math.nan}, "awp_gamma"),
+    (AttackConfig, {"noise": -0.1}, "noise"),
+    (AttackConfig, {"noise_kind": "pink"}, "noise_kind"),
     (ScheduleConfig, {"name": "linear"}, "schedule"),
     (ScheduleConfig, {"peak": 0}, "learning_rate"),
     (ScheduleConfig, {"peak": math.inf}, "learning_rate"),
@@ -273,6 +279,7 @@ ADDED = [
 WORDS = {
     "drops": (0.25,), "dtype_policy": "mixed_bfloat16", "on_overfit": "rollback",
     "method": "square", "image_size": 16, "ema_decay": 0.995, "search": "snip",
+    "noise_kind": "signs",
     "phases": (Phase(ObjectiveConfig("natural"), 1), Phase(ObjectiveConfig("natural"), 3)),
     "settling": SettlingConfig(0.1, 0.8, "magnitude", "global"), "layer_density": "igq",
 }  # fmt: skip

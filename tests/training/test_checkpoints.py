@@ -1,5 +1,6 @@
 """Trainings that are killed anywhere, and checkpoints that are damaged."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from tf_lottery import weights
+from tf_lottery.options.build import AttackOptions
 from tf_lottery.options.settings import ObjectiveConfig, ScheduleConfig, TrainConfig
 from tf_lottery.training import callbacks, checkpoints
 from tf_lottery.training.run import train
@@ -51,6 +53,36 @@ def cut(sparse, tiny_data, tmp_path_factory):
         with pytest.raises(Killed):
             train(sparse(), tiny_data, config, seed=0, directory=directory, reporting=QUIET)
     return directory
+
+
+def test_free_training_goes_on_with_its_perturbation(sparse, tiny_data, tmp_path):
+    """Killed in the midst of the replays of a batch, in the second epoch."""
+    free = AttackOptions(eps=0.1, replays=4).objective("free")
+    config = dataclasses.replace(NATURAL, objective=free, checkpoint_minutes=1e-9)
+    ends = {}
+    for name, kill_at in (("whole", None), ("cut", (1, 2))):
+        (tmp_path / name).mkdir()
+        with pytest.MonkeyPatch.context() as patch:
+            original = callbacks.Checkpoint.on_train_batch_end
+
+            def end(self, batch, logs=None, kill_at=kill_at, original=original):
+                original(self, batch, logs)
+                if kill_at == (self._epoch, self.model.steps_done()):
+                    raise Killed
+
+            patch.setattr(callbacks.Checkpoint, "on_train_batch_end", end)
+            with pytest.raises(Killed) if kill_at else contextlib.nullcontext():
+                train(
+                    sparse(), tiny_data, config, seed=0, directory=tmp_path / name,
+                    reporting=QUIET,
+                )  # fmt: skip
+        if kill_at:
+            position = checkpoints.newest(tmp_path / name)
+            assert (position.epoch, position.step) == kill_at
+            train(sparse(), tiny_data, config, seed=0, directory=tmp_path / name, reporting=QUIET)
+        ends[name] = weights.read_arrays(tmp_path / name / "final.npz")
+    for name, value in ends["whole"].items():
+        np.testing.assert_allclose(ends["cut"][name], value, atol=1e-5, err_msg=name)
 
 
 @pytest.fixture(scope="module")

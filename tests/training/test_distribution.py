@@ -27,6 +27,7 @@ from tf_lottery.engine.stage import Stage
 from tf_lottery.errors import LotteryError, UsageError
 from tf_lottery.keras import tf
 from tf_lottery.lottery.followers import agree_on_targets, follow
+from tf_lottery.options.build import AttackOptions
 from tf_lottery.options.settings import ObjectiveConfig, TrainConfig, settings
 from tf_lottery.training import devices
 from tf_lottery.training.distribution import Distribution
@@ -171,6 +172,17 @@ def test_a_batch_that_the_devices_cannot_share():
     with pytest.raises(UsageError, match=r"^--batch_size: got 50, must be a multiple of 4, ") as e:
         Several(4).check(config)
     assert e.value.flag == "batch_size"
+
+
+@pytest.mark.parametrize(
+    ("name", "gamma", "flag"), [("free", 0, "objective"), ("nuat", 0, "objective"),
+                                ("pgd", 0.01, "awp_gamma")]
+)  # fmt: skip
+def test_objectives_that_look_at_the_whole_batch_are_refused(name, gamma, flag):
+    config = TrainConfig(AttackOptions(awp_gamma=gamma).objective(name), batch_size=50)
+    Several(1).check(config)
+    with pytest.raises(UsageError, match=rf"^--{flag}: got .*, must be .* on several devices"):
+        Several(2).check(config)
 
 
 @pytest.mark.parametrize("flag", ["on_nan", "on_overfit"])

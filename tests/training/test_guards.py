@@ -1,18 +1,33 @@
 """Bad numbers and catastrophic overfitting: told, stopped at, gone back from."""
 
+import contextlib
 import dataclasses
 import json
 
 import numpy as np
 import pytest
 
-from tf_lottery import lottery_config
-from tf_lottery.errors import CollapseError, NonFiniteError
+from tf_lottery import lottery_config, weights
+from tf_lottery.errors import CollapseError, NonFiniteError, UsageError
+from tf_lottery.lottery.costs import training_cost
 from tf_lottery.main import main
-from tf_lottery.options.settings import ObjectiveConfig, ScheduleConfig, TrainConfig
+from tf_lottery.options.build import AttackOptions
+from tf_lottery.options.settings import (
+    AttackConfig,
+    ObjectiveConfig,
+    Phase,
+    ScheduleConfig,
+    TrainConfig,
+    attack_from_name,
+)
 from tf_lottery.tickets import Ticket
-from tf_lottery.training import checkpoints
-from tf_lottery.training.guards import NonFiniteGuard, has_collapsed
+from tf_lottery.training import callbacks, checkpoints
+from tf_lottery.training.guards import (
+    CollapseGuard,
+    NonFiniteGuard,
+    has_collapsed,
+    trained_epochs,
+)
 from tf_lottery.training.run import train
 from tf_lottery.training.task import Reporting
 
@@ -267,7 +282,162 @@ def test_catastrophic_overfitting_is_gone_back_from(digits, tmp_path):
         assert result[-1]["rollbacks"] == len(said)
 
 
-def test_only_fgsm_training_is_watched(sparse, tiny_data, tmp_path):
+ONE_STEP = ["fgsm", "fgsm_rs", "n_fgsm", "nuat", "free", "pgd1"]
+
+
+@pytest.mark.parametrize("name", [*ONE_STEP, "pgd2", "trades", "natural"])
+def test_every_one_step_training_is_probed_with_fgsm(name):
+    objective = AttackOptions(eps=0.1).objective(name)
+    probed = TrainConfig(objective, validation_attack=attack_from_name("pgd10", eps=0.1))
+    expected = attack_from_name("fgsm", eps=0.1) if name in ONE_STEP else None
+    assert probed.probe == expected
+    for judge in (None, attack_from_name("fgsm", eps=0.1)):
+        assert TrainConfig(objective, validation_attack=judge).probe is None
+        for asked in ("stop", "rollback"):
+            if name in ONE_STEP:
+                with pytest.raises(UsageError, match=f"--on_overfit={asked}: .*nothing to probe"):
+                    TrainConfig(objective, validation_attack=judge, on_overfit=asked)
+            else:
+                TrainConfig(objective, validation_attack=judge, on_overfit=asked)
+
+
+def collapse_in(monkeypatch, *epochs):
+    """The guard finds every one of these epochs (from 1) collapsed, each once."""
+    left = list(epochs)
+
+    def stub(self, epoch, logs=None):
+        self.collapsed = bool(left) and epoch + 1 == left[0]
+        if self.collapsed:
+            left.pop(0)
+            raise CollapseError(f"epoch {epoch + 1}")
+
+    monkeypatch.setattr(CollapseGuard, "on_epoch_end", stub)
+
+
+def watched(name, **changes):
+    return TrainConfig(
+        AttackOptions(eps=0.1).objective(name),
+        epochs=3,
+        batch_size=32,
+        schedule=ScheduleConfig("constant", peak=0.05),
+        validation_attack=attack_from_name("pgd2", eps=0.1),
+        on_overfit="rollback",
+        **changes,
+    )
+
+
+def test_phases_of_several_steps_keep_them(sparse, tiny_data, tmp_path, monkeypatch):
+    objectives = [AttackOptions(eps=0.1).objective(name) for name in ("n_fgsm", "pgd3")]
+    config = watched("n_fgsm", phases=(Phase(objectives[0], 2), Phase(objectives[1], 1)))
+    with monkeypatch.context() as patch:
+        collapse_in(patch, 1)
+        rows = train(sparse(), tiny_data, config, seed=0, directory=tmp_path, reporting=QUIET)
+    assert [row["attack"] for row in rows] == ["pgd2", "pgd2", "pgd3"]
+    (tmp_path / "late").mkdir()
+    collapse_in(monkeypatch, 3)
+    with pytest.raises(CollapseError, match="end of epoch 2 is kept, after 0 rollbacks"):
+        train(sparse(), tiny_data, config, seed=0, directory=tmp_path / "late", reporting=QUIET)
+
+
+@pytest.mark.parametrize("name", ["fgsm", "free"])
+def test_after_a_collapse_it_goes_on_against_more_steps(
+    sparse, tiny_data, tmp_path, monkeypatch, name
+):
+    config, said = watched(name), []
+    reporting = Reporting(verbose=0, announce=said.append)
+    with monkeypatch.context() as patch:
+        collapse_in(patch, 1, 3)
+        rows = train(sparse(), tiny_data, config, seed=0, directory=tmp_path, reporting=reporting)
+    assert [row["overfit_rollbacks"] for row in rows] == [1, 1, 2]
+    assert [row["attack"] for row in rows] == ["pgd2", "pgd2", "pgd4"]
+    assert {row["learning_rate"] for row in rows} == {np.float32(0.05)}
+    assert said == [
+        "epoch 1; going back to the start and on against pgd2 from random starts, steps of 0.05 "
+        "(rollback 1 of 3)",
+        "epoch 3; going back to the end of epoch 2 and on against pgd4 from random starts, steps "
+        "of 0.0625 (rollback 2 of 3)",
+    ]
+    # The first two epochs are those of PGD training with two steps.
+    (tmp_path / "plain").mkdir()
+    objective = ObjectiveConfig("pgd", AttackConfig("pgd2", "linf", 0.1, 2, 0.05, True))
+    plain = dataclasses.replace(config, objective=objective, epochs=2)
+    others = train(
+        sparse(), tiny_data, plain, seed=0, directory=tmp_path / "plain", reporting=QUIET
+    )
+    for row, other in zip(rows, others, strict=False):
+        np.testing.assert_allclose(row["loss"], other["loss"], atol=1e-4)
+    # Two of five epochs were undone, and paid for.
+    cost = training_cost(config, 96, 1, trained_epochs(rows))
+    first = {"fgsm": 5, "free": 3}[name]
+    assert cost.flops == 96 * (first + 3 * 7 + 11)
+    assert cost.examples == 5 * 96
+
+
+def test_what_was_undone_took_its_time(sparse, tiny_data, tmp_path, monkeypatch):
+    collapse_in(monkeypatch, 2)
+    clock = iter(range(10**6))
+    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: next(clock))
+    rows = train(sparse(), tiny_data, watched("fgsm"), seed=0, directory=tmp_path, reporting=QUIET)
+    assert rows[1]["seconds"] > rows[2]["seconds"] + 1
+
+
+def test_who_takes_over_after_a_collapse_goes_on_as_it_would_have(
+    sparse, tiny_data, tmp_path, monkeypatch
+):
+    class Killed(BaseException):
+        pass
+
+    config, ends = watched("n_fgsm"), {}
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+        with monkeypatch.context() as patch:
+            collapse_in(patch, 2)
+            look = NonFiniteGuard.on_train_batch_end
+
+            def die(self, batch, logs=None, look=look, name=name):
+                look(self, batch, logs)
+                if name == "cut" and self.model.objective_config.attack.name == "pgd2":
+                    raise Killed
+
+            patch.setattr(NonFiniteGuard, "on_train_batch_end", die)
+            with pytest.raises(Killed) if name == "cut" else contextlib.nullcontext():
+                train(
+                    sparse(), tiny_data, config, seed=0, directory=tmp_path / name,
+                    reporting=QUIET,
+                )  # fmt: skip
+        if name == "cut":
+            assert checkpoints.newest(tmp_path / name).overfit_rollbacks == 1
+            with monkeypatch.context() as patch:
+                collapse_in(patch)
+                train(
+                    sparse(), tiny_data, config, seed=0, directory=tmp_path / name,
+                    reporting=QUIET,
+                )  # fmt: skip
+        rows = json.loads((tmp_path / name / "history.json").read_text())
+        assert [row["attack"] for row in rows] == ["n_fgsm", "pgd2", "pgd2"]
+        ends[name] = weights.read_arrays(tmp_path / name / "final.npz")
+    for name, value in ends["whole"].items():
+        np.testing.assert_allclose(ends["cut"][name], value, atol=1e-5, err_msg=name)
+
+
+def test_the_ledger_of_a_run_counts_what_was_run(tmp_path, monkeypatch):
+    collapse_in(monkeypatch, 2)
+    flags = {
+        "dataset": "digits", "model": "convnet", "width_multiplier": 0.05, "train_examples": 64,
+        "test_examples": 20, "batch_size": 32, "epochs": 2, "objective": "fgsm_rs",
+        "attacks": "", "compare": "dense", "on_overfit": "rollback", "workdir": tmp_path / "w",
+        "validation_attack": "pgd2", "validation_images": 20,
+    }  # fmt: skip
+    assert main([f"--{name}={value}" for name, value in flags.items()]) == 0
+    (path,) = (tmp_path / "w" / "stages").glob("train-*/ledger.json")
+    ledger = json.loads(path.read_text())
+    assert ledger["overfit_rollbacks"] == ledger["rollbacks"] == 1
+    assert ledger["forward_passes"] == ledger["input_gradient_passes"] == 64 * (2 + 2 + 3)
+    assert ledger["weight_gradient_passes"] == 64 * 3
+    assert "on against PGD of 2 steps" in (tmp_path / "w" / "report.md").read_text()
+
+
+def test_only_one_step_training_is_watched(sparse, tiny_data, tmp_path):
     rows = train(sparse(), tiny_data, NATURAL, seed=0, directory=tmp_path, reporting=QUIET)
     assert {row["validation_fgsm"] for row in rows} == {row["collapsed"] for row in rows} == {None}
 

@@ -43,7 +43,8 @@ NATURAL = TrainConfig(
 ROW = {
     "epoch", "learning_rate", "loss", "train_accuracy", "gradient_norm", "validation_natural",
     "validation_robust", "raw_natural", "raw_robust", "weights", "validation_fgsm", "collapsed",
-    "rollbacks", "seconds", "startup_seconds", "validation_seconds", "distance", "input_gradients",
+    "rollbacks", "overfit_rollbacks", "attack", "seconds", "startup_seconds",
+    "validation_seconds", "distance", "input_gradients",
 }  # fmt: skip
 
 

@@ -93,9 +93,9 @@ class ObjectiveConfig(Options):
     def hardened(self, times: int) -> ObjectiveConfig:
         """What goes on after catastrophic overfitting: 2, 4, 8 ... steps of PGD.
 
-        From a random point of the ball, with the steps of ``default_step_size``. Two such steps
-        are the cheapest attack of which Andriushchenko & Flammarion 2020 (arXiv 2007.02617,
-        section 5) saw no such collapse at 8/255.
+        From a random point of the ball, with the steps of ``default_step_size``; what takes several
+        steps anyway stays as it is. Two steps of eps/2 cost 2F more, and Andriushchenko &
+        Flammarion 2020 (arXiv 2007.02617) train with them at 8/255 where one step collapses.
 
         Args:
           times: how often a training has gone back from it; 0: the objective itself.

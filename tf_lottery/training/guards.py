@@ -116,10 +116,7 @@ class CollapseGuard(keras.callbacks.Callback):
             f"validation images withstand FGSM, {robust:.1%} the validation attack"
         )
         if self._stop:
-            raise CollapseError(
-                f"{text}; a lower --search_learning_rate or --learning_rate, a smaller --eps or "
-                "--on_overfit=rollback may help"
-            )
+            raise CollapseError(text)
         if not self._told:
             self._announce(
                 f"warning: {text}; --on_overfit=rollback goes back and on against more steps"

@@ -320,23 +320,24 @@ class Training:
         found = checkpoints.between_epochs(directory) if directory else None
         if found is None or self.saving is None:
             raise error
-        if chosen != "rollback" or rollbacks >= MOST_ROLLBACKS:
-            flag = "" if overfit else "; --on_nan=rollback goes on from there at half the rate"
+        overfits = self.position.overfit_rollbacks + overfit
+        attack = self.task.config.part(found.epoch)[0].hardened(overfits).attack
+        remedy = "against more steps" if overfit else "at half the rate"
+        # The attack of a phase of several steps is not hardened, and would end there again.
+        helps = chosen == "rollback" and not (overfit and attack == self.objective.attack)
+        if not helps or rollbacks >= MOST_ROLLBACKS:
+            flag = f"; --on_{'overfit' if overfit else 'nan'}=rollback goes on from there {remedy}"
             if chosen == "rollback":
                 flag = f", after {rollbacks} rollbacks"
             raise type(error)(f"{error}; the checkpoint of {found.words()} is kept{flag}") from None
         found = dataclasses.replace(
             found,
             rollbacks=rollbacks + 1,
-            overfit_rollbacks=self.position.overfit_rollbacks + overfit,
+            overfit_rollbacks=overfits,
             spent=self.history.spent(),  # what is undone took its time
         )
-        remedy = "at half the rate"
-        if overfit:
-            objective, _ = self.task.config.part(found.epoch)
-            attack = objective.hardened(found.overfit_rollbacks).attack
-            assert attack is not None  # or nothing would have been trained on one step
-            remedy = f"against {attack.name} from random starts, steps of {attack.step_size:.3g},"
+        if overfit and attack:
+            remedy = f"against {attack.name} from random starts, steps of {attack.step_size:.3g}"
         self.task.reporting.announce(
             f"{error}; going back to {found.words()} and on {remedy} "
             f"(rollback {found.rollbacks} of {MOST_ROLLBACKS})"
