@@ -123,6 +123,7 @@ def test_a_recipe_of_the_tickets_leaves_the_dense_training_alone():
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_can_be_trained(name):
+    assert parse([f"--search_recipe={name}"]).config().search.epochs > 0
     config = lottery_config(recipe=name)
     assert config.train == config.ticket_train
     assert config.train.epochs == RECIPES[name].get("epochs", config.train.epochs)

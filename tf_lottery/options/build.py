@@ -107,35 +107,42 @@ class AttackOptions(Options, topic=TRAINING_ATTACK):
     """Of the attack that is trained on."""
 
     eps: float = option(8 / 255, "Radius of the ball; 8/255 works.", RADIUS["linf"])
-    steps: int = option(10, "PGD steps while training.", at_least(1))
+    steps: int = option(10, "PGD steps while training.", at_least(1), roles=ROLES)
     step_size: float | None = option(
         None,
         "PGD step. Default: eps with one step, eps/2 with two, else 2.5 eps / steps: eps/4 at 10.",
         at_least(0),
+        roles=ROLES,
     )
     random_start: bool = option(
         False,
         "PGD starts at a random point of the ball while training (the authors' code: at the "
         "clean image).",
+        roles=ROLES,
     )
     beta: float | None = option(
         None,
         "Weight of the second term of trades, mart and nuat (there at the end of training). "
         "Default: 6, 5 and 4, as published.",
         at_least(0),
+        roles=ROLES,
     )
-    replays: int = option(REPLAYS, "How often free trains on each batch in a row.", at_least(1))
+    replays: int = option(
+        REPLAYS, "How often free trains on each batch in a row.", at_least(1), roles=ROLES
+    )
     label_smoothing: float = option(
         0.0,
         "Share of the target that is spread over all classes, in the cross-entropies of every "
         "objective, not in the attack; in [0, 1).",
         within("[0, 1)"),
+        roles=ROLES,
     )
     awp_gamma: float = option(
         0.0,
         "Adversarial weight perturbation: how far, as a share of its length, each kernel is moved "
         "before the gradient is taken (0.01 is usual, for trades 0.005); 0: not at all.",
         at_least(0),
+        roles=ROLES,
     )
     validation_attack: str = option(
         "pgd10",
