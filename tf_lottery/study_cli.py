@@ -93,16 +93,53 @@ def measured_options(command: Command) -> list[str]:
     return [name for name in policies if command.options[name] == MEASURED]
 
 
-def _with_measured_policy(command: Command) -> Command:
-    """The command with the policy in the place of ``--dtype_policy=auto``, of any training.
+def _measured(command: Command) -> Command:
+    """The command with what this machine, or a budget, decides; says so.
 
     A run's store keeps what was measured; a plan writes nothing.
     """
+    return _with_measured_policy(_with_budget(command))
+
+
+def _with_budget(command: Command) -> Command:
+    """The command with the options that ``--budget`` or ``--budget_minutes`` chooses."""
+    minutes, share = command.budget_minutes, command.budget or 0.0
+    if not share and minutes is None:
+        return command
+    flag = "budget" if minutes is None else "budget_minutes"
+    if command.experiment is not None:
+        raise UsageError(f"--{flag}: an experiment has its own, leave it out", flag)
+    from tf_lottery.lottery.budget import fit, share_of_minutes, speed_stage
+    from tf_lottery.lottery.work import Workshop
+
+    if minutes is not None:
+        config = command.config()
+        with _store_to_measure(command, speed_stage(config)) as store:
+            share = share_of_minutes(minutes, config, Workshop(store))
+    fitted = fit(command.options, command.given, share)
+    print(textwrap.fill(fitted.words, _width()))
+    return dataclasses.replace(command, options=fitted.options)
+
+
+@contextlib.contextmanager
+def _store_to_measure(command: Command, stage: Stage) -> Iterator[Store]:
+    """The run's store, if the measurement is there or it is a run; else one that is forgotten."""
+    from tf_lottery.engine.remote_store import open_store
+    from tf_lottery.engine.store import Store
+
+    store = open_store(command.store, read_only=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        if not store.has(stage):
+            plan = command.mode == "plan"
+            store = Store(temporary) if plan else _make_places(command, Path(command.workdir))
+        yield store
+
+
+def _with_measured_policy(command: Command) -> Command:
+    """The command with the policy in the place of ``--dtype_policy=auto``, of any training."""
     asked = measured_options(command)
     if not asked:
         return command
-    from tf_lottery.engine.remote_store import open_store
-    from tf_lottery.engine.store import Store
     from tf_lottery.lottery.precision import faster_policy, precision_stage
     from tf_lottery.lottery.work import Workshop
 
@@ -110,11 +147,7 @@ def _with_measured_policy(command: Command) -> Command:
         config = command.config()
     else:
         config = next(iter(make_design(command).configs.values()))
-    store = open_store(command.store, read_only=True)
-    with tempfile.TemporaryDirectory() as temporary:
-        if not store.has(precision_stage(config)):
-            plan = command.mode == "plan"
-            store = Store(temporary) if plan else _make_places(command, Path(command.workdir))
+    with _store_to_measure(command, precision_stage(config)) as store:
         policy = faster_policy(config, Workshop(store), print)
     options = {**command.options, **dict.fromkeys(asked, policy)}
     return dataclasses.replace(command, options=options)
@@ -129,7 +162,7 @@ def run_study(command: Command, distribution: Distribution) -> int:
     from tf_lottery.lottery.followers import agree_on_targets, follow
     from tf_lottery.lottery.work import Workshop
 
-    command = _with_measured_policy(command)
+    command = _measured(command)
     study = make_study(command)
     agree_on_targets(study.targets, distribution)
     workshop = Workshop(
@@ -320,7 +353,7 @@ def plan_study(command: Command) -> int:
     from tf_lottery.lottery.plan import plan, plan_text
     from tf_lottery.lottery.work import Workshop
 
-    command = _with_measured_policy(command)
+    command = _measured(command)
     study = make_study(command)
     about = study.experiment
     _reference(command, [arm.reference for arm in study.design.arms], about.source)

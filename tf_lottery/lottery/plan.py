@@ -11,6 +11,7 @@ import numpy as np
 from tf_lottery.engine.stage import Stage, in_order
 from tf_lottery.keras import keras, tf
 from tf_lottery.lottery.costs import validation_cost
+from tf_lottery.lottery.resources import Resources
 from tf_lottery.lottery.work import Workshop
 from tf_lottery.options.settings import LotteryConfig
 
@@ -128,7 +129,7 @@ def _memory_bytes(stage: Stage, workshop: Workshop) -> int:
     return network.step(training.batch_size) + average
 
 
-def measure_speed(config: LotteryConfig, workshop: Workshop) -> Speed:
+def measure_speed(config: LotteryConfig, workshop: Resources) -> Speed:
     """Natural training passes of a configuration's network at its batch size, timed.
 
     The median of a few repeats; forward, input and weight gradients (3F an image).

@@ -13,6 +13,7 @@ from tf_lottery.errors import UsageError
 from tf_lottery.options.build import DEFAULTS, complete, evaluation_attack, lottery_config
 from tf_lottery.options.flags import FLAGS, OPTIONS, TOPICS, help_text
 from tf_lottery.options.modes import (
+    BudgetOptions,
     DiagnosisOptions,
     Execution,
     ExperimentOptions,
@@ -26,7 +27,7 @@ from tf_lottery.options.settings import AttackConfig, LotteryConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Command(Places, ExportOptions, ExperimentOptions, DiagnosisOptions, Talk):
+class Command(Places, BudgetOptions, ExportOptions, ExperimentOptions, DiagnosisOptions, Talk):
     """A parsed command line.
 
     Attributes:

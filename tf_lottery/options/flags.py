@@ -64,7 +64,8 @@ FLAGS = _Flags()
 OPTIONS: dict[str, Option] = {
     option.flag: option
     for option in (
-        *modes.Places.declared, *modes.ExportOptions.declared, *modes.ExperimentOptions.declared,
+        *modes.Places.declared, *modes.BudgetOptions.declared, *modes.ExportOptions.declared,
+        *modes.ExperimentOptions.declared,
         *modes.Execution.declared, *build.OPTIONS.values(), *modes.DiagnosisOptions.declared,
         *modes.Talk.declared,
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tf_lottery.errors import UsageError
 from tf_lottery.options.build import DEVICES, DeviceOptions
-from tf_lottery.options.checks import at_least
+from tf_lottery.options.checks import at_least, positive, within
 from tf_lottery.options.option import MODES, OF_A_RUN, Options, option
 from tf_lottery.options.places import listed
 from tf_lottery.options.settings import EXPORT_FORMATS
@@ -101,6 +101,30 @@ class ExportOptions(Options, topic="Export", modes=("export",)):
         "Mode export: cut out the filters and units that no logit depends on. The logits stay "
         "the same.",
     )
+
+
+@dataclass(frozen=True)
+class BudgetOptions(Options, topic="What to do", modes=_STAGES):
+    """Of what a ticket may cost."""
+
+    budget: float | None = option(
+        None,
+        "Share of the dense training's FLOPs that search and retraining of a ticket may take "
+        "together: chooses recipe, epochs and search where they are not given, and says what it "
+        "chose.",
+        within("(0, 1]"),
+    )
+    budget_minutes: float | None = option(
+        None, "The same in minutes, by the speed of this machine as first measured.", positive
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.budget is not None and self.budget_minutes is not None:
+            raise UsageError(
+                f"--budget_minutes: got {self.budget_minutes:g}, must be left out with --budget",
+                "budget_minutes",
+            )
 
 
 def _sweep(help: str):

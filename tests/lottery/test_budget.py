@@ -1,0 +1,104 @@
+"""What is fitted to a budget."""
+
+import math
+
+import pytest
+
+from tf_lottery.engine.store import Store
+from tf_lottery.errors import UsageError
+from tf_lottery.lottery import budget as budgets
+from tf_lottery.lottery.budget import fit, share_of_minutes
+from tf_lottery.lottery.plan import Speed
+from tf_lottery.lottery.work import Workshop
+from tf_lottery.options.build import complete, lottery_config
+from tf_lottery.options.command import parse
+
+# 20 epochs of PGD-10 are 460 passes an image; an epoch of a one-step objective takes 5.
+DENSE = {"epochs": 20, "objective": "pgd"}
+
+
+def fitted(budget, **given):
+    given = {**DENSE, **given}
+    return fit(complete(given), given, budget)
+
+
+@pytest.mark.parametrize(("budget", "epochs"), [(0.25, 23), (0.5, 46), (0.011, 1), (1.0, 92)])
+def test_epochs_of_one_step_training_without_a_search(budget, epochs):
+    found = fitted(budget)
+    config = lottery_config(**found.options)
+    assert config.ticket_train.epochs == epochs
+    assert config.ticket_train.objective.name == "n_fgsm"
+    assert config.prune.search == "random"
+    assert config.compare == ("dense", "dense_twin", "boosting")
+    assert config.train == lottery_config(**DENSE).train
+    assert found.share == pytest.approx(5 * epochs / 460)
+    assert found.share <= budget < found.share + 5 / 460
+    assert f"n_fgsm for {epochs} epochs" in found.words
+    assert f"{found.share:.3f}" in found.words
+
+
+def test_what_was_given_stays():
+    found = fitted(0.5, ticket_objective="pgd2", search="snip", compare=("dense", "boosting"))
+    config = lottery_config(**found.options)
+    assert config.ticket_train.objective.attack.steps == 2
+    assert config.ticket_train.epochs == math.floor(230 / 7)
+    assert config.ticket_train.schedule.name == "step"
+    assert (config.prune.search, config.compare) == ("snip", ("dense", "boosting"))
+
+
+def test_a_recipe_keeps_all_but_its_epochs():
+    config = lottery_config(**fitted(0.25, ticket_recipe="fast").options)
+    assert config.ticket_train.objective.name == "fgsm_rs"
+    assert config.ticket_train.schedule.peak == 0.2
+    assert config.ticket_train.epochs == 23
+
+
+def test_a_search_by_training_takes_a_third_at_most():
+    found = fitted(0.3, search="train", search_objective="fgsm")
+    config = lottery_config(**found.options)
+    assert config.search.epochs == math.floor(0.3 * 460 / 3 / 5)
+    assert config.ticket_train.epochs == math.floor((0.3 * 460 - 5 * config.search.epochs) / 5)
+    assert found.share == pytest.approx(
+        5 * (config.search.epochs + config.ticket_train.epochs) / 460
+    )
+    own = lottery_config(**fitted(0.3, search="train", search_epochs=4).options)
+    assert own.search.epochs == 4
+
+
+def test_phases_of_ones_own_are_held_against_the_budget():
+    given = {"ticket_phases": (["n_fgsm:10", "pgd10:2"])}
+    assert fitted(0.25, **given).share == pytest.approx((50 + 46) / 460)
+    with pytest.raises(UsageError, match=r"--budget: got 0.2, must be 0.209 or more: n_fgsm for"):
+        fitted(0.2, **given)
+
+
+def test_too_little_for_one_epoch():
+    with pytest.raises(UsageError, match=r"must be 0\.0109 or more: n_fgsm for 1 epochs"):
+        fitted(0.01)
+
+
+def test_minutes_are_a_share_at_the_speed_that_was_measured_first(tmp_path, monkeypatch):
+    speeds = iter([Speed(1e9, 1.0), Speed(7e9, 1.0)])
+    monkeypatch.setattr(budgets, "measure_speed", lambda config, workshop: next(speeds))
+    config = lottery_config(dataset="digits", width_multiplier=0.05, **DENSE)
+    workshop = Workshop(Store(tmp_path))
+    share = share_of_minutes(2, config, workshop)
+    images = len(workshop.data(config).train_labels) // 64 * 64
+    dense = images * 460 * workshop.forward_flops(config)
+    assert share == pytest.approx(120e9 / dense)
+    assert share_of_minutes(2, config, Workshop(Store(tmp_path))) == share
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flag"),
+    [
+        (["--budget=0"], "budget"),
+        (["--budget=1.5"], "budget"),
+        (["--budget_minutes=0"], "budget_minutes"),
+        (["--budget=0.5", "--budget_minutes=3"], "budget_minutes"),
+    ],
+)
+def test_budgets_that_cannot_be(arguments, flag):
+    with pytest.raises(UsageError) as caught:
+        parse(arguments)
+    assert caught.value.flag == flag
