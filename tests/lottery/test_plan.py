@@ -89,6 +89,35 @@ def test_the_predicted_flops_are_what_the_ledger_says(config, tmp_path):
             assert item.seconds > 0
 
 
+def test_tickets_without_a_search_and_searches_that_may_end_early(tmp_path):
+    ways = ("early", "snip", "grasp", "synflow", "random")
+    config = lottery_config(
+        width_multiplier=0.05, train_examples=128, test_examples=20, batch_size=32, epochs=1,
+        eps=0.1, attacks=(), search_objective="pgd", steps=2, compare=ways,
+    )  # fmt: skip
+    made = {entry.kind: entry.ticket for entry in entries(config)}
+    items = {item.stage.key: item for item in plan(list(made.values()), Workshop(Store(tmp_path)))}
+    planned = {way: items[ticket.key] for way, ticket in made.items()}
+    store = Store(tmp_path)
+    run_stages(list(made.values()), Workshop(store), lambda line: None)
+    done = {item.stage.key: item for item in plan(list(made.values()), Workshop(store))}
+    forward = Workshop(store).forward_flops(config)
+    # Ten images a class under two steps of PGD, each there and back; SNIP is one gradient more,
+    # GraSP one and a Hessian-vector product of three; SynFlow a hundred of one image, and one
+    # forward pass.
+    expected = {
+        "early": 0, "random": 0, "snip": 100 * (4 + 3), "grasp": 100 * (4 + 3 * 4),
+        "synflow": 301,
+    }  # fmt: skip
+    for way, passes in expected.items():
+        assert planned[way].flops == done[made[way].key].flops == passes * forward
+        assert (planned[way].seconds > 0) == (passes > 0)
+    text = plan_text(list(items.values()), [])
+    assert "searches that may end early, once their mask has settled, count in full" in text
+    rest = [item for item in items.values() if item.stage.kind != "train"]
+    assert "end early" not in plan_text(rest, [])
+
+
 def test_the_measured_speed_is_plausible(config, tmp_path):
     speed = measure_speed(config, Workshop(Store(tmp_path)))
     assert 1e5 < speed.flops_per_second < 1e16

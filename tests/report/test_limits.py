@@ -40,6 +40,12 @@ CAUSES = [
     ("never decays", False, lambda d: settings(d, train={"schedule": {"name": "constant"}})),
     ("never decays", False, lambda d: settings(d, options={"schedule": "constant"})),
     ("already trained for 2 epochs", False, lambda d: settings(d, prune={"rewind_epoch": 2})),
+    ("already trained for all of the search, dense and reinit start", False,
+     lambda d: settings(d, prune={"rewind_epoch": "current"})),
+    ("cut from the initialisation by SNIP, without a search training (--search=snip)", False,
+     lambda d: settings(d, prune={"search": "snip"})),
+    ("searched only until its mask had settled", False,
+     lambda d: settings(d, options={"search": "early"})),
     ("already trained for 1 epoch ", False, lambda d: settings(d, options={"rewind_epoch": 1})),
     ("on 100 of 500 images", False, lambda d: setattr(d.data, "validation_used", 100)),
     ("records no search cost", False,
@@ -106,6 +112,15 @@ def test_rewinding_sets_kinds_apart():
     tickets = studies.make_comparison(("boosting", "winning"))
     tickets.settings["prune"] = {"rewind_epoch": 2}
     assert "already trained" not in text(tickets)  # all of them are
+
+
+def test_a_given_ticket_was_not_found_as_the_settings_say():
+    document = studies.make_comparison()
+    settings(document, prune={"search": "random"})
+    assert "drawn at random" in text(document)
+    for row in document.rows:
+        row.search_source = "ticket"
+    assert "drawn at random" not in text(document)
 
 
 def attacked(arms, **accuracies):
