@@ -104,6 +104,13 @@ def test_an_objective_that_attacks_needs_an_attack():
         ("natural", None, (1, 1, 1)),
         ("fgsm", "fgsm", (2, 2, 1)),
         ("pgd", "pgd10", (11, 11, 1)),
+        ("fgsm_rs", "fgsm", (2, 2, 1)),
+        ("n_fgsm", "fgsm", (2, 2, 1)),
+        ("nuat", "fgsm", (4, 3, 2)),
+        ("free", "fgsm", (1, 1, 1)),
+        ("pgd2", "pgd2", (3, 3, 1)),
+        ("trades", "pgd10", (13, 12, 2)),
+        ("mart", "pgd10", (12, 12, 2)),
         ("outside_training:smoothed", "pgd10", (1, 1, 1)),
         ("outside_training:trades", "pgd10", (13, 12, 2)),
     ],
@@ -114,6 +121,42 @@ def test_passes_an_image(name, attack, expected):
     cost = training_cost(TrainConfig(config, epochs=2, batch_size=4), 9, forward_flops=7)
     assert cost.flops == 2 * 8 * 7 * sum(expected)
     assert cost.weight_gradient_passes == 2 * 8 * expected[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "attack", "multiple"),
+    [("natural", None, 6), ("pgd", "pgd10", 26), ("trades", "pgd10", 27 + 6), ("free", "fgsm", 6)],
+)
+def test_weight_perturbation_costs_what_is_differentiated_once_more(name, attack, multiple):
+    config = ObjectiveConfig(name, attack and attack_from_name(attack), awp_gamma=0.01)
+    assert sum(passes_of(config)) == multiple
+
+
+def test_the_attack_of_a_step_is_made_once_though_it_is_differentiated_twice():
+    made = []
+
+    def make_attack():
+        return lambda *args: (made.append(1), args[1] + len(made))[1]
+
+    step = make_step(make_attack)
+    images = []
+    for _ in range(2):
+        with tf.GradientTape() as tape:
+            step.record(tape)
+            images.append(step.attack())
+    assert len(made) == 1
+    np.testing.assert_array_equal(*images)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_smoothed_labels(smoothing):
+    logits, y = np.random.default_rng(0).normal(0, 4, (7, 3)).astype("float32"), np.arange(7) % 3
+    step = make_step(config=ObjectiveConfig("natural", label_smoothing=smoothing))
+    step.y = tf.constant(y)
+    own = softmax_loss(logits, y)
+    others = np.mean([softmax_loss(logits, np.full(7, k)) for k in range(3)])
+    expected = (1 - smoothing) * own + smoothing * others
+    assert float(step.cross_entropy(tf.constant(logits))) == pytest.approx(expected, rel=1e-5)
 
 
 def test_an_objective_from_elsewhere_has_to_say_what_it_costs(monkeypatch):
