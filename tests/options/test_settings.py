@@ -18,6 +18,7 @@ from tf_lottery.options.settings import (
     PruneConfig,
     ScheduleConfig,
     SettlingConfig,
+    SparsityUpdateConfig,
     TrainConfig,
     attack_from_name,
     check_depth,
@@ -275,6 +276,7 @@ WORDS = {
     "method": "square", "image_size": 16, "ema_decay": 0.995, "search": "snip",
     "phases": (Phase(ObjectiveConfig("natural"), 1), Phase(ObjectiveConfig("natural"), 3)),
     "settling": SettlingConfig(0.1, 0.8, "magnitude", "global"), "layer_density": "igq",
+    "sparsity_update": SparsityUpdateConfig("flying_bird"),
 }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ PHRASES = {
     "winning": "the winning ticket",
     "reinit": "the same mask re-initialised",
     "random_mask": "a random mask of the same density",
+    "flying_bird": "the network of Flying Bird",
 }
 ABOUT = About("comparison", "", "Comparison")
 FIGURES = (
