@@ -18,7 +18,7 @@ import math
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -260,8 +260,7 @@ class Ticket:
         return path
 
     def _write(self, path: Path) -> None:
-        packed = {name: np.packbits(mask) for name, mask in self.masks.items()}
-        weights.write_arrays(path / "masks.npz", packed)
+        write_masks(path / "masks.npz", self.masks)
         files = ["masks.npz"]
         if self.rewind_weights is not None:
             weights.write_arrays(path / "rewind.npz", self.rewind_weights)
@@ -290,7 +289,7 @@ class Ticket:
             for name, expected in files.items():
                 if _sha256(_read(path / name)) != expected:
                     raise TicketError(f"{path / name} is damaged: its digest does not fit")
-            masks = _unpack(path, document["shapes"])
+            masks = read_masks(path / "masks.npz", document["shapes"])
             ticket = cls(
                 spec=NetworkSpec.from_json(document["network"]),
                 dataset=document["dataset"],
@@ -367,11 +366,20 @@ def _read(path: Path, limit: int | None = None) -> bytes:
         raise TicketError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _unpack(path: Path, shapes: Mapping[str, list[int]]) -> NamedArrays:
-    """Boolean masks from ``masks.npz``, sizes checked before anything is unpacked."""
-    packed = weights.read_arrays(path / "masks.npz")
+def write_masks(path: Path, masks: NamedArrays) -> None:
+    """Writes boolean masks, one bit a weight."""
+    weights.write_arrays(path, {name: np.packbits(mask) for name, mask in masks.items()})
+
+
+def read_masks(path: Path, shapes: Mapping[str, Sequence[int]]) -> NamedArrays:
+    """Boolean masks that ``write_masks`` wrote, sizes checked before anything is unpacked.
+
+    Raises:
+      TicketError: they are of other layers or shapes.
+    """
+    packed = weights.read_arrays(path)
     if set(packed) != set(shapes):
-        raise TicketError(f"{path}: masks.npz and ticket.json name different layers")
+        raise TicketError(f"{path.parent}: {path.name} and ticket.json name different layers")
     masks = {}
     for name, shape in shapes.items():
         sane = len(shape) <= _RANK_LIMIT and all(

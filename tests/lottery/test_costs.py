@@ -3,7 +3,12 @@
 import pytest
 
 from tf_lottery.lottery.costs import Cost, evaluation_cost, training_cost
-from tf_lottery.options.settings import AttackConfig, ObjectiveConfig, TrainConfig
+from tf_lottery.options.settings import (
+    AttackConfig,
+    ObjectiveConfig,
+    SparsityUpdateConfig,
+    TrainConfig,
+)
 
 F = 1000
 
@@ -40,6 +45,19 @@ def test_passes_and_the_dropped_remainder():
         weight_gradient_passes=examples,
         flops=23 * F * examples,
     )
+
+
+@pytest.mark.parametrize(("growth", "extra"), [("random", 0), ("gradient", 2 * 32)])
+def test_updates_of_the_masks_take_a_steps_passes_where_they_look_at_gradients(growth, extra):
+    update = SparsityUpdateConfig("flying_bird", interval=3, growth=growth)
+    config = TrainConfig(objective("pgd", 10), epochs=3, batch_size=32, sparsity_update=update)
+    cost = training_cost(config, 100, F)  # 9 steps: updates at 3 and, every 4 from half on, at 8
+    assert cost.examples == 3 * 96
+    assert cost.forward_passes == 11 * (3 * 96 + extra)
+    assert cost.weight_gradient_passes == 3 * 96 + extra
+    assert cost.flops == 23 * F * (3 * 96 + extra)
+    stopped = training_cost(config, 100, F, [(0, 0), (1, 0)])  # before the second
+    assert stopped.flops == 23 * F * (2 * 96 + extra // 2)
 
 
 def test_evaluation():

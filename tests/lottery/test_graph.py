@@ -3,6 +3,7 @@
 import pytest
 
 from tf_lottery.engine.stage import ancestors, in_order
+from tf_lottery.errors import UsageError
 from tf_lottery.lottery import graph
 from tf_lottery.lottery.graph import entries
 from tf_lottery.options.build import lottery_config
@@ -264,6 +265,43 @@ def test_a_given_ticket_takes_the_place_of_the_search():
     plain = by_kind()
     for kind in ("winning", "dense"):
         assert keys(all_stages(chosen[kind])) == keys(all_stages(plain[kind]))
+
+
+def test_flying_bird_starts_sparse_and_changes_its_masks():
+    chosen = by_kind()["flying_bird"]
+    assert [s.kind for s in all_stages(chosen)] == [
+        "init", "prune", "train", "evaluate", "evaluate", "export",
+    ]  # fmt: skip
+    assert chosen.searches == []
+    assert chosen.ticket.key == by_kind(layer_density="igq")["random"].ticket.key
+    training = settings(config().ticket_train)
+    update = {"name": "flying_bird", "interval": 0, "fraction": 0.5, "growth": "random"}
+    assert chosen.train.settings["train"] == {**training, "sparsity_update": update}
+    assert chosen.last_ticket is chosen.train
+    asked = by_kind(sparsity_update="flying_bird_plus", update_interval=7, growth="gradient")
+    update = {"name": "flying_bird_plus", "interval": 7, "fraction": 0.5, "growth": "gradient"}
+    assert asked["flying_bird"].train.settings["train"]["sparsity_update"] == update
+    # Its options count where no other training changes masks.
+    asked = by_kind(update_interval=7)
+    assert asked["flying_bird"].train.settings["train"]["sparsity_update"]["interval"] == 7
+    assert by_kind()["boosting"].train.key == asked["boosting"].train.key
+
+
+def test_masks_change_in_the_retraining_of_tickets_alone():
+    plain, changing = by_kind(), by_kind(sparsity_update="flying_bird")
+    for kind in KINDS:
+        assert keys(plain[kind].searches) == keys(changing[kind].searches)
+        same = kind in ("dense", "dense_twin", "flying_bird")
+        assert (plain[kind].train.key == changing[kind].train.key) == same
+    assert plain["dense"].last_ticket is None
+    assert plain["boosting"].last_ticket is plain["boosting"].ticket
+    assert changing["boosting"].last_ticket is changing["boosting"].train
+    assert changing["boosting"].ticket.key == plain["boosting"].ticket.key
+
+
+def test_changing_masks_need_something_pruned():
+    with pytest.raises(UsageError, match=r"--sparsity_update: got 'flying_bird'.*--sparsity=0"):
+        config(sparsity_update="flying_bird", sparsity=0.0)
 
 
 def test_seeds_of_purposes_differ():

@@ -26,6 +26,7 @@ from tf_lottery.options.settings import (
     fingerprint,
     settings,
 )
+from tf_lottery.options.sparsity import SparsityUpdateConfig
 
 NATURAL = ObjectiveConfig("natural", None)
 
@@ -282,6 +283,7 @@ WORDS = {
     "noise_kind": "signs",
     "phases": (Phase(ObjectiveConfig("natural"), 1), Phase(ObjectiveConfig("natural"), 3)),
     "settling": SettlingConfig(0.1, 0.8, "magnitude", "global"), "layer_density": "igq",
+    "sparsity_update": SparsityUpdateConfig("flying_bird"),
 }  # fmt: skip
 
 

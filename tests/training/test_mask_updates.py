@@ -260,3 +260,26 @@ def test_going_back_restores_the_masks(sparse, tiny_data, tmp_path, monkeypatch)
     assert [step for step, _ in seen] == [3, 6, 9, 6, 9]
     for name, mask in seen[1][1].items():
         np.testing.assert_array_equal(seen[3][1][name], mask)
+
+
+def test_an_update_may_look_at_the_history(sparse, tiny_data, tmp_path):
+    """At the rows of the epochs that are finished, also where a resumed training begins."""
+    seen = {}
+
+    def note(step, kernels, masks, gradients, rows):
+        seen.setdefault(step, []).append([(row["epoch"], row["validation_loss"]) for row in rows])
+        return masks
+
+    update = MaskUpdate(note, at=lambda step: step in (5, 6, 13), history=True)
+    config = dataclasses.replace(CONFIG, keep_epochs=(1, 2))  # which the way on needs
+    go(sparse(), tiny_data, tmp_path, update, dataclasses.replace(config, epochs=2))
+    rows = go(sparse(), tiny_data, tmp_path, update, config)
+    told = [(row["epoch"], row["validation_loss"]) for row in rows]
+    assert seen == {5: [[]], 6: [told[:1]], 13: [told[:2]]}
+    assert all(loss > 0 for _, loss in told)
+
+
+def test_without_update_no_loss_is_measured(sparse, tiny_data, tmp_path):
+    (row,) = go(sparse(), tiny_data, tmp_path, None, dataclasses.replace(CONFIG, epochs=1))
+    assert row["validation_loss"] is None
+    assert not list(tmp_path.glob("*masks*"))

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from tf_lottery.attacks import make_procedure
 from tf_lottery.objectives import passes_of
 from tf_lottery.options.settings import AttackConfig, TrainConfig
+from tf_lottery.training.flying_bird import updates
 
 
 @dataclass(frozen=True)
@@ -58,19 +59,24 @@ def training_cost(
     """The cost of a training run, predicted or of the epochs that were trained; times left at 0.
 
     Args:
-      config: epochs, batch size and objective.
+      config: epochs, batch size, objective, and updates of the masks: those that look at
+        gradients take a step's passes.
       images: size of the training set; each epoch drops the last partial batch.
       forward_flops: F above.
       epochs: that were trained, see ``training.guards.trained_epochs``; ``None``: as planned.
     """
-    trained = enumerate([0] * config.epochs) if epochs is None else epochs
-    an_epoch = (images // config.batch_size) * config.batch_size
-    each = [passes_of(config.part(epoch)[0].hardened(times)) for epoch, times in trained]
-    forward, input_gradient, weight_gradient = (
-        an_epoch * sum(passes[kind] for passes in each) for kind in range(3)
-    )
+    trained = [*enumerate([0] * config.epochs)] if epochs is None else epochs
+    steps, update = images // config.batch_size, config.sparsity_update
+    looks = update is not None and update.growth == "gradient"
+    forward = input_gradient = weight_gradient = 0
+    for epoch, times in trained:
+        passed = (steps + looks * updates(config, steps, epoch)) * config.batch_size
+        passes = passes_of(config.part(epoch)[0].hardened(times))
+        forward += passed * passes[0]
+        input_gradient += passed * passes[1]
+        weight_gradient += passed * passes[2]
     return Cost(
-        examples=an_epoch * len(each),
+        examples=steps * config.batch_size * len(trained),
         forward_passes=forward,
         input_gradient_passes=input_gradient,
         weight_gradient_passes=weight_gradient,

@@ -13,11 +13,14 @@
 - ``early``: as ``boosting`` without ``--search``, until the mask has settled (arXiv 1909.11957).
 - ``snip``, ``grasp``, ``synflow``: cut from the initialisation, see ``pruning.at_init``.
 - ``random``: random masks with the layers' densities of ``--layer_density``.
+- ``flying_bird``: random masks with the layers' densities of ideal gas quotas, which change while
+  the ticket is trained (arXiv 2202.09844).
 
 Each of these kinds is a ticket finder, found by name in ``options.registries.FINDERS`` or as
 ``package.module:function``: ``(config, name, given) -> stage``. The stage leaves ``ticket``;
 without one (``None``) the unpruned network is trained as tickets are. ``name`` is for its labels,
-empty where the kind says it; ``given`` is the ticket of ``--ticket``.
+empty where the kind says it; ``given`` is the ticket of ``--ticket``. How the ticket is trained
+may stand in the stage's ``runtime["ticket_train"]``.
 
 This module only says what depends on what; ``lottery.work`` does it.
 """
@@ -73,6 +76,13 @@ class Entry:
         return [*self.evaluations.values(), self.export]
 
     @property
+    def last_ticket(self) -> Stage | None:
+        """The stage whose ticket has the masks that training ends with; ``None``: unpruned."""
+        if self.ticket is None:
+            return None
+        return self.train if self.train.runtime["train"].sparsity_update else self.ticket
+
+    @property
     def searches(self) -> list[Stage]:
         """The trainings among the stages that find the ticket."""
         return [s for s in in_order([self.ticket] if self.ticket else []) if s.kind == "train"]
@@ -101,7 +111,11 @@ def make_entry(
     """
     called = name or kind
     ticket: Stage | None = FINDERS.find("compare", kind)(config, name, given)
-    training = config.train if kind == "dense" else config.ticket_train
+    training = config.train
+    if ticket is not None:
+        training = ticket.runtime.get("ticket_train", config.ticket_train)
+    elif kind != "dense":
+        training = dataclasses.replace(config.ticket_train, sparsity_update=None)
     parents = {"ticket": ticket} if ticket else {"start": init_stage(config, "init", name)}
     train = train_stage(config, training, f"train: {called}", parents)
     evaluations = {
@@ -238,9 +252,12 @@ def _scored(score: str) -> Callable[[LotteryConfig, str, str], Stage]:
 
 
 def _random(config: LotteryConfig, called: str, name: str) -> Stage:
+    scope = config.prune.layer_density
+    return _at_random(config, called, name, "layer" if scope == "uniform" else scope)
+
+
+def _at_random(config: LotteryConfig, called: str, name: str, scope: str) -> Stage:
     parents = {"start": init_stage(config, "init", name)}
-    density = config.prune.layer_density
-    scope = "layer" if density == "uniform" else density
     return prune_stage(config, f"prune: {called}", config.prune.sparsity, parents, "random", scope)
 
 
@@ -262,6 +279,16 @@ def _finder(way: str) -> Callable[[LotteryConfig, str, Ticket | None], Stage]:
 
 
 early, snip, grasp, synflow, random = map(_finder, SEARCHES[1:])
+
+
+def flying_bird(config: LotteryConfig, name: str, given: Ticket | None) -> Stage:
+    del given
+    update = config.sparsity_update
+    if update.name == "none":
+        update = dataclasses.replace(update, name="flying_bird")
+    training = dataclasses.replace(config.ticket_train, sparsity_update=update)
+    start = _at_random(config, name or "flying_bird", name, "igq")
+    return dataclasses.replace(start, runtime={**start.runtime, "ticket_train": training})
 
 
 def way_of(stage: Stage) -> str:

@@ -107,7 +107,9 @@ def _disk_bytes(stage: Stage, workshop: Workshop) -> int:
         case "init":
             return weights
         case "train":  # best and last epoch, and those kept for rewinding
-            return weights * (2 + len(stage.runtime["train"].keep_epochs))
+            training = stage.runtime["train"]
+            masks = 2 * weights // (8 * _FLOAT) if training.sparsity_update else 0
+            return weights * (2 + len(training.keep_epochs)) + masks
         case "prune":
             rewound = weights if stage.settings.get("rewind_epoch") else 0
             return weights // (8 * _FLOAT) + rewound

@@ -117,8 +117,8 @@ def right(
 
 
 def density(entry: Entry, workshop: Workshop) -> float:
-    """Share of the prunable weights that is left."""
-    return workshop.ticket(entry.ticket).density if entry.ticket else 1.0
+    """Share of the prunable weights that is left at the end of training."""
+    return workshop.ticket(entry.last_ticket).density if entry.last_ticket else 1.0
 
 
 def against_baseline(

@@ -24,6 +24,7 @@ from tf_lottery.errors import UsageError
 from tf_lottery.evaluation import Checkpoint, RobustnessWarning, logits_function
 from tf_lottery.evaluation.transfer import transfer_matrix
 from tf_lottery.export import export_saved_model
+from tf_lottery.lottery import dynamic
 from tf_lottery.lottery.costs import Cost, evaluation_cost, training_cost, transfer_cost
 from tf_lottery.lottery.finding import prune, searched_kernels
 from tf_lottery.lottery.resources import Resources
@@ -79,7 +80,10 @@ def _start(shop: Resources, stage: Stage, policy: str) -> MaskedNetwork:
 
 def train_network(shop: Resources, stage: Stage, directory: Path) -> None:
     """Leaves ``best.npz``, ``final.npz``, ``history.json``, ``network.json`` and logs; of a search
-    that is validated otherwise than its key says ``validation.json`` instead of ``best.npz``."""
+    that is validated otherwise than its key says ``validation.json`` instead of ``best.npz``.
+
+    Where masks change, also ``ticket``, of the last ones, and ``best-masks.npz``.
+    """
     if (directory / "ledger.json").exists():  # stopped just before the end
         _forget_best(directory)
         return
@@ -117,6 +121,9 @@ def train_network(shop: Resources, stage: Stage, directory: Path) -> None:
             for column in ("seconds", "startup_seconds", "validation_seconds")
         },
     )
+    if training.sparsity_update is not None:
+        found = dynamic.last_ticket(shop, stage, start.get_masks(), len(rows), cost)
+        found.save(directory / "ticket")
     told = {
         "collapsed_epochs": collapsed_epochs(rows),
         **{name: rows[-1].get(name, 0) for name in ("rollbacks", "overfit_rollbacks")},
@@ -263,6 +270,8 @@ def export(shop: Resources, stage: Stage, directory: Path) -> None:
     network = spec.build(0)
     weights.set_weights(network, trained)
     ticket = shop.ticket(stage.parents["ticket"]) if "ticket" in stage.parents else None
+    if stage.parents["trained"].runtime["train"].sparsity_update is not None:
+        ticket = dynamic.best_ticket(shop, stage.parents["trained"])
     files.remove(directory / "saved_model")  # of a try that could not note its cost
     export_saved_model(
         network,

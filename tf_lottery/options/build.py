@@ -33,6 +33,7 @@ from tf_lottery.options.settings import (
     Phase,
     PruneConfig,
     ScheduleConfig,
+    SparsityUpdateConfig,
     TrainConfig,
 )
 
@@ -254,7 +255,8 @@ OPTIONS = _with_roles(
     option
     for group in (
         DataConfig, ModelConfig, TrainingOptions, ScheduleConfig, PruneConfig, SearchOptions,
-        AttackOptions, TrainConfig, EvaluationOptions, DeviceOptions, LotteryConfig,
+        SparsityUpdateConfig, AttackOptions, TrainConfig, EvaluationOptions, DeviceOptions,
+        LotteryConfig,
     )
     for option in group.declared
 )  # fmt: skip
@@ -354,6 +356,7 @@ def lottery_config(**options: Any) -> LotteryConfig:
     rate = {name: chosen["learning_rate"] or arch.learning_rate for name, chosen in roles.items()}
     dense_rate = asked.learning_rate or arch.learning_rate
     search_rate = asked.search_learning_rate or arch.search_learning_rate
+    update = SparsityUpdateConfig.of(values)
     return LotteryConfig.of(
         values,
         data=DataConfig.of(values),
@@ -361,7 +364,8 @@ def lottery_config(**options: Any) -> LotteryConfig:
         search=training("search", search_rate, warm=False, patience=0, ema_decay=0.0),
         winning_search=training("search", dense_rate, patience=0, ema_decay=0.0),
         train=training("", dense_rate),
-        ticket_train=training("ticket", rate["ticket"]),
+        ticket_train=training("ticket", rate["ticket"], sparsity_update=update),
+        sparsity_update=update,
         prune=PruneConfig.of(values),
         attacks=tuple(evaluated.attack(name, attack.eps) for name in evaluated.attacks),
     )

@@ -54,7 +54,7 @@ FINDERS = Registry(
         kind: f"tf_lottery.lottery.graph:{kind}"
         for kind in (
             "dense", "dense_twin", "boosting", "winning", "reinit", "random_mask",
-            "early", "snip", "grasp", "synflow", "random",
+            "early", "snip", "grasp", "synflow", "random", "flying_bird",
         )
     },
 )  # fmt: skip

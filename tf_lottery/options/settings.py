@@ -20,12 +20,13 @@ from tf_lottery.options.objectives import ObjectiveConfig
 from tf_lottery.options.option import Options, added, option
 from tf_lottery.options.registries import FINDERS, MODELS, SCORES
 from tf_lottery.options.searches import SCORED_AT_INIT, UNTRAINED, SearchOptions, SettlingConfig
+from tf_lottery.options.sparsity import SparsityUpdateConfig
 
 __all__ = [
     "ARCHITECTURES", "DTYPE_POLICIES", "EXPORT_FORMATS", "KINDS", "SCOPES", "SCORES",
     "AttackConfig", "DataConfig", "LotteryConfig", "ModelConfig", "ObjectiveConfig",
-    "PruneConfig", "ScheduleConfig", "TrainConfig", "attack_from_name", "check_depth",
-    "derive_seed", "differences", "fingerprint", "settings", "several",
+    "PruneConfig", "ScheduleConfig", "SparsityUpdateConfig", "TrainConfig", "attack_from_name",
+    "check_depth", "derive_seed", "differences", "fingerprint", "settings", "several",
 ]  # fmt: skip
 
 KINDS = tuple(FINDERS)
@@ -207,6 +208,7 @@ class TrainConfig(Options, topic="Training"):
       batch_norm_groups: equal parts of a batch that each have BatchNorm statistics of
         their own; 1: those of the whole batch. More than 1 only where as many devices
         share the batch.
+      sparsity_update: how the masks change on the way; ``None``: they do not.
     """
 
     objective: ObjectiveConfig
@@ -285,8 +287,14 @@ class TrainConfig(Options, topic="Training"):
         choices=("warn", "stop", "rollback"),
     )
 
+    sparsity_update: SparsityUpdateConfig | None = field(
+        default=None, metadata={"omit_default": True}
+    )
+
     def __post_init__(self):
         super().__post_init__()
+        if self.sparsity_update is not None and self.sparsity_update.name == "none":
+            object.__setattr__(self, "sparsity_update", None)
         if any(k > self.epochs for k in self.keep_epochs):
             raise UsageError.bad_value(
                 "rewind_epoch", max(self.keep_epochs), f"at most the search's {self.epochs} epochs"
@@ -390,6 +398,7 @@ class LotteryConfig(Options, topic="Running"):
       ticket_train: retraining of tickets; differs from ``train`` in the epochs and what
         follows from them.
       attacks: on the test images, besides clean accuracy.
+      sparsity_update: as asked for: of ``ticket_train``, and of kinds that are dynamic anyway.
       seed: see ``derive_seed``.
     """
 
@@ -411,12 +420,20 @@ class LotteryConfig(Options, topic="Running"):
         0, "Root of all random numbers.", within("[0, 2147483648)", "0 or more, below 2**31")
     )
     deterministic: bool = added(False, "Bit-identical results on one machine, slower.")
+    sparsity_update: SparsityUpdateConfig = field(
+        default=SparsityUpdateConfig(), metadata={"omit_default": True}
+    )
 
     def __post_init__(self):
         super().__post_init__()
         names = [attack.name for attack in self.attacks]
         if len(set(names)) != len(names):
             raise UsageError.bad_value("attacks", ",".join(names), "each attack once")
+        update = self.ticket_train.sparsity_update
+        if update is not None and not self.prune.sparsity:
+            raise UsageError.bad_value(
+                "sparsity_update", update.name, "none with --sparsity=0: nothing is pruned"
+            )
         rewind = self.prune.rewind_epoch
         if isinstance(rewind, int) and rewind > self.search.epochs:
             raise UsageError.bad_value(

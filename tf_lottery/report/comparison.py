@@ -21,6 +21,7 @@ PHRASES = {
     "grasp": "the GraSP ticket",
     "synflow": "the SynFlow ticket",
     "random": "the random ticket",
+    "flying_bird": "the network of Flying Bird",
 }
 ABOUT = About("comparison", "", "Comparison")
 FIGURES = (

@@ -87,6 +87,11 @@ class Design:
         self.seeds = [root] + [derive_seed(root, "replicate", r) for r in range(1, replicates)]
         # One config of each arm now: a bad value is told before anything is run.
         self.configs = {arm.name: self._checked_config(arm, root) for arm in self.arms}
+        asked = self.configs[names[0]].sparsity_update.name
+        if asked != "none" and all(arm.kind in ("dense", "dense_twin") for arm in self.arms):
+            raise UsageError.bad_value(
+                "sparsity_update", asked, "none where no ticket is compared: nothing is pruned"
+            )
         for name in ("attacks", "data"):  # what all arms are judged on
             if len({getattr(config, name) for config in self.configs.values()}) > 1:
                 raise UsageError(f"experiment {experiment.id}: arms must have the same {name}")

@@ -66,8 +66,8 @@ def _copies(study: Study, workdir: Path) -> Iterator[tuple[tuple[Stage, str], Pa
     for (arm, seed), cell in study.cells.items():
         name = arm if seed == study.seeds[0] else f"{arm}-seed-{seed}"
         yield (cell.entry.export, "saved_model"), workdir / "saved_model" / slug(name)
-        if cell.entry.ticket is not None:
-            yield (cell.entry.ticket, "ticket"), workdir / "tickets" / slug(name)
+        if cell.entry.last_ticket is not None:
+            yield (cell.entry.last_ticket, "ticket"), workdir / "tickets" / slug(name)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -130,6 +130,8 @@ class Study:
         """Loads the data and tells early what would fail late; raises as ``Resources.check``."""
         for config in self.design.configs.values():
             workshop.check(config, self.ticket)
+        for stage in self.trainings:
+            workshop.distribution.check(stage.runtime["train"])
 
     def document(
         self,
@@ -249,7 +251,7 @@ class Study:
             "weights": best_weights(history) if averaged(history) else "",
             "stopped": len(history) < entry.train.runtime["train"].epochs,
             "curve": history,
-            "layers": workshop.ticket(entry.ticket).layers if entry.ticket else [],
+            "layers": workshop.ticket(entry.last_ticket).layers if entry.last_ticket else [],
             **own.columns("seconds", "flops", "passes"),
             "search_source": own.source,
             "total_over_dense": ratios.get("seconds"),

@@ -20,6 +20,8 @@ from tf_lottery import files, weights
 from tf_lottery.keras import keras
 from tf_lottery.options.searches import SettlingConfig
 from tf_lottery.options.settings import TrainConfig
+from tf_lottery.pruning.masks import MaskedNetwork
+from tf_lottery.tickets import write_masks
 from tf_lottery.training.checkpoints import Checkpoints, Position
 from tf_lottery.training.guards import all_finite
 from tf_lottery.training.schedules import rate_factor
@@ -41,8 +43,9 @@ class History(keras.callbacks.Callback):
     ``seconds`` (training alone; after going back, with what was undone),
     ``startup_seconds`` (the part of it until the first step of the process, or of a phase, was
     done: tracing and compiling), ``validation_seconds``, ``distance`` (see
-    ``RelativeDistance``), ``input_gradients`` (see ``GradientGuard``) and ``mask_distance`` (see
-    ``MaskDistance``; its time counts as training's), each or ``None``. Rows written by older
+    ``RelativeDistance``), ``input_gradients`` (see ``GradientGuard``), ``mask_distance`` (see
+    ``MaskDistance``; its time counts as training's) and ``validation_loss`` (of the raw weights,
+    where an update of the masks asks for it), each or ``None``. Rows written by older
     versions lack some keys.
 
     Args:
@@ -141,6 +144,7 @@ class History(keras.callbacks.Callback):
                 "distance": self._measured("distance"),
                 "input_gradients": self._measured("input_gradients"),
                 "mask_distance": settling,
+                "validation_loss": _number(logs.get("val_loss")),
             }
         )
         self.write()
@@ -230,6 +234,14 @@ class KeepWeights(keras.callbacks.Callback):
     """Writes the weights of the best epoch so far, averaged or raw, and those to rewind to.
 
     A rewind goes on training: to weights as they were trained, ``epoch-<k>.npz``.
+
+    Args:
+      directory: of the training.
+      network: that is trained.
+      history: the run's.
+      keep: epochs to rewind to.
+      average: of the weights, if they are averaged.
+      masked: its masks change, and those of such epochs are written too.
     """
 
     def __init__(
@@ -239,8 +251,10 @@ class KeepWeights(keras.callbacks.Callback):
         history: History,
         keep: Iterable[int] = (),
         average: keras.Model | None = None,
+        masked: MaskedNetwork | None = None,
     ):
         super().__init__()
+        self._masked = masked
         self._directory = Path(directory)
         self._networks = {"raw": network, "average": average}
         self._history = history
@@ -253,6 +267,8 @@ class KeepWeights(keras.callbacks.Callback):
         for which in wanted:
             path = epoch_file(self._directory, epoch + 1, which)
             weights.write_arrays(path, weights.get_weights(self._networks[which]))
+        if wanted and self._masked is not None:
+            write_masks(masks_file(self._directory, epoch + 1), self._masked.get_masks())
 
 
 _PREFIX = {"raw": "epoch", "average": "average"}
@@ -261,6 +277,11 @@ _PREFIX = {"raw": "epoch", "average": "average"}
 def epoch_file(directory: Path, epoch: int, which: str = "raw") -> Path:
     """Where the ``raw`` or ``average`` weights after ``epoch`` (from 1) are kept."""
     return Path(directory) / f"{_PREFIX[which]}-{epoch}.npz"
+
+
+def masks_file(directory: Path, epoch: int) -> Path:
+    """Where the masks after ``epoch`` (from 1) are kept, if they change."""
+    return Path(directory) / f"epoch-{epoch}-masks.npz"
 
 
 def best_file(directory: Path, rows: list[dict]) -> Path:
@@ -347,6 +368,8 @@ class Checkpoint(keras.callbacks.Callback):
         needed = {epoch_file(self._directory, k) for k in self._keep if k <= epoch}
         if rows:
             needed.add(best_file(self._directory, rows))
+        kept = self._keep | ({best_epoch(rows)} if rows else set())
+        needed |= {path for k in kept if (path := masks_file(self._directory, k)).exists()}
         self._checkpoints.save(
             Position(
                 epoch=epoch,

@@ -76,6 +76,10 @@ class Distribution:
                 config.batch_norm_groups,
                 f"{self.replicas}, the number of devices there are, with --nosync_batch_norm",
             )
+        if config.sparsity_update is not None and self._strategy is not None:
+            raise UsageError.bad_value(
+                "sparsity_update", config.sparsity_update.name, "none with --distribute"
+            )
         for phase in config.parts if self.replicas > 1 else ():
             objective = phase.objective
             if objective.awp_gamma:

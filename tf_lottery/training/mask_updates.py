@@ -50,14 +50,16 @@ class MaskUpdate:
       gradients: it wants the gradients of the loss with respect to the kernels, pruned weights
         too, without weight decay, on the batch of the next step: a step's passes each time.
       same_count: it must leave as many weights as there were.
+      history: it wants, as a fifth argument, the history's rows of the finished epochs, see
+        ``callbacks.History``, with ``validation_loss``. They survive a resumption; what is
+        measured in seconds does not come out the same.
     """
 
-    function: Callable[
-        [int, NamedArrays, NamedArrays, NamedArrays | None], Mapping[str, np.ndarray]
-    ]
+    function: Callable[..., Mapping[str, np.ndarray]]
     at: Callable[[int], bool]
     gradients: bool = False
     same_count: bool = True
+    history: bool = False
 
 
 class UpdateMasks(keras.callbacks.Callback):
@@ -74,6 +76,7 @@ class UpdateMasks(keras.callbacks.Callback):
       masked: that is trained.
       steps_per_epoch: optimizer steps.
       next_batch: epoch, and steps of it that are done -> the batch of the next one.
+      rows: the history's, so far.
 
     Raises:
       DeadLayerError: a layer is left without a weight.
@@ -86,12 +89,14 @@ class UpdateMasks(keras.callbacks.Callback):
         masked: MaskedNetwork,
         steps_per_epoch: int,
         next_batch: Callable[[int, int], dict],
+        rows: Callable[[], list[dict]],
     ):
         super().__init__()
         self._update = update
         self._masked = masked
         self._steps_per_epoch = steps_per_epoch
         self._next_batch = next_batch
+        self._rows = rows
         self._gradients_of: Any = None  # made when first needed
         self.under_way = False
 
@@ -126,7 +131,8 @@ class UpdateMasks(keras.callbacks.Callback):
         before = sum(int(mask.sum()) for mask in masks.values())
         kernels = {name: kernel.numpy() for name, kernel in self._masked.kernels.items()}
         gradients = self._gradients(done) if self._update.gradients else None
-        found = self._update.function(step, kernels, masks, gradients)
+        told = (self._rows(),) if self._update.history else ()
+        found = self._update.function(step, kernels, masks, gradients, *told)
         new = {name: np.asarray(mask, bool) for name, mask in found.items()}
         after = sum(int(mask.sum()) for mask in new.values())
         if self._update.same_count and after != before:

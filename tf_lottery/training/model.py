@@ -47,6 +47,8 @@ class LotteryModel(keras.Model):
       fetch: turns a training batch without ``image`` into one with, inside the step; see
         ``data.DeviceImages``. ``None``: batches bring their images.
       masks_change: the step reads every mask, also one that keeps all.
+      validation_loss: measures the cross-entropy on the validation images, under
+        ``validation_attack`` if there is one, as ``loss`` of a validation; of the raw weights.
       average: of the weights, moved after each step and validated beside them.
       config: settings of the objective.
       total_steps: optimizer steps of the whole training.
@@ -69,6 +71,7 @@ class LotteryModel(keras.Model):
         validation_fgsm: Attack | None = None,
         fetch: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
         masks_change: bool = False,
+        validation_loss: bool = False,
         average: WeightAverage | None = None,
         config: ObjectiveConfig = _NATURAL,
         total_steps: int = 0,
@@ -102,7 +105,7 @@ class LotteryModel(keras.Model):
         ]
         self._loss = keras.metrics.Mean("loss")
         self._accuracy = keras.metrics.Mean("accuracy")
-        judged = ["natural", "robust", "fgsm"]
+        judged = ["natural", "robust", "fgsm", *(["loss"] if validation_loss else [])]
         if average is not None:
             judged += ["average_natural", "average_robust"]
         self._judged = {name: keras.metrics.Mean(name) for name in judged}
@@ -236,14 +239,20 @@ class LotteryModel(keras.Model):
         def logits_fn(images):
             return network(images, training=False)
 
-        correct = _correct(logits_fn(x), y)
+        judged = logits_fn(x)
+        correct = _correct(judged, y)
         found = {natural: correct}
         for name, attack in attacks.items():
             if attack is not None:
                 seeds = tf.stack([tf.zeros_like(batch["index"]), batch["index"]], axis=1)
                 attacked = attack(frozen_logits(network), x, y, seeds)
+                logits = logits_fn(attacked)
+                judged = logits if name == "robust" else judged
                 # As in evaluation: the clean image lies in the ball too.
-                found[name] = correct * _correct(logits_fn(attacked), y)
+                found[name] = correct * _correct(logits, y)
+        if natural == "natural" and "loss" in self._judged:
+            judged = tf.cast(judged, tf.float32)
+            found["loss"] = tf.nn.sparse_softmax_cross_entropy_with_logits(y, judged)
         for name, right in found.items():
             self._judged[name].update_state(right, sample_weight=weight)
         return {name: self._judged[name].result() for name in found}
@@ -294,6 +303,7 @@ def make_training_model(
     validation_network: keras.Model | None = None,
     fetch: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
     masks_change: bool = False,
+    validation_loss: bool = False,
     average: WeightAverage | None = None,
     total_steps: int = 0,
 ) -> LotteryModel:
@@ -303,7 +313,8 @@ def make_training_model(
       masked: starting weights and masks.
       config: objective, attack, weight decay.
       seed: the run's root seed.
-      validation_network, fetch, masks_change, average, total_steps: as of ``LotteryModel``.
+      validation_network, fetch, masks_change, validation_loss, average, total_steps: as of
+        ``LotteryModel``.
     """
     judged = [config.validation_attack, config.probe]
     validation_attack, validation_fgsm = (make_attack(one) if one else None for one in judged)
@@ -324,6 +335,7 @@ def make_training_model(
         validation_fgsm=validation_fgsm,
         fetch=fetch,
         masks_change=masks_change,
+        validation_loss=validation_loss,
         average=average,
     )
 

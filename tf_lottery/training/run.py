@@ -45,7 +45,9 @@ def train(
     weights, which ``masked`` has then too), ``best.npz`` (by validation accuracy; averaged or
     raw, see ``callbacks.best_weights``), ``epoch-<k>.npz`` for ``config.keep_epochs``,
     ``history.json``, and ``checkpoints/``, which the caller may remove once it has noted
-    the end.
+    the end. Where masks change, those of the best epoch and of ``config.keep_epochs`` too
+    (``best-masks.npz``, ``epoch-<k>-masks.npz``, see ``tickets.read_masks``); ``masked`` has the
+    last ones.
 
     Args:
       masked, data, config, **options: the fields of ``Task``.
@@ -63,7 +65,8 @@ def train(
       PrecisionError: half precision lost the attack's gradients.
       UsageError: called in the scope of another ``tf.distribute`` strategy or of a graph, the
         batch is larger than the training set, the device has no room for
-        the images, or the run stopped early, before an epoch of ``config.keep_epochs``.
+        the images, nothing is pruned that ``config.sparsity_update`` could change, or the run
+        stopped early, before an epoch of ``config.keep_epochs``.
       LostWorkerError: another process ended.
       ValueError: ``reporting.distance_from`` does not fit the network.
     """
@@ -77,6 +80,7 @@ class Training:
 
     Attributes:
       task: what is to be done.
+      update: how masks change; ``None``: they do not.
       position: what was done when it was last restored, or since when it fits.
       placed: the network and masks on the devices.
       average: of the weights; ``None``: they are not averaged.
@@ -90,6 +94,10 @@ class Training:
 
     def __init__(self, task: Task):
         self.task = task
+        self.update = task.mask_update
+        chosen = task.config.sparsity_update
+        if chosen is not None and task.masked.is_dense():
+            raise UsageError.bad_value("sparsity_update", chosen.name, "none: nothing is pruned")
         config, distribution, reporting = task.config, task.distribution, task.reporting
         directory = task.files
         found = checkpoints.newest(directory, reporting.announce) if directory else None
@@ -135,11 +143,11 @@ class Training:
         if directory:
             self._save_to(directory)
         self.changing: UpdateMasks | None = None
-        if task.masks_change:
+        if self.update:
             if self.placed is not task.masked:
                 raise ValueError("masks change without --distribute alone")
             self.changing = UpdateMasks(
-                task.masks_change, task.masked, task.steps, self._next_batch
+                self.update, task.masked, task.steps, self._next_batch, lambda: self.history.rows
             )
             self.used.append(self.changing)
             self.resumed.append(self.changing)
@@ -154,7 +162,7 @@ class Training:
             self.placed,
             task.validation_network or masked.network,
             task.distribution,
-            task.masks_change is not None,
+            self.update is not None,
         )
 
     def _compile(self, twin: keras.Model | None) -> None:
@@ -169,7 +177,8 @@ class Training:
             task.seed,
             twin,
             images,
-            task.masks_change is not None,
+            self.update is not None,
+            self.update is not None and self.update.history,
             self.average,
             task.steps * config.epochs,
         )
@@ -202,7 +211,14 @@ class Training:
         keep, logs = config.keep_epochs, task.reporting.log_directory
         average = self.average and self.average.plain
         self.used.append(
-            callbacks.KeepWeights(directory, masked.network, self.history, keep, average)
+            callbacks.KeepWeights(
+                directory,
+                masked.network,
+                self.history,
+                keep,
+                average,
+                masked if self.update else None,
+            )
         )
         if logs is not None:
             if not self.position.begun:  # what lies there is of another run
@@ -366,6 +382,10 @@ class Training:
             kept = callbacks.best_file(directory, rows)
             rewound = {callbacks.epoch_file(directory, k) for k in keep}
             _place(kept, directory / "best.npz", copy=kept in rewound)
+            if self.update:
+                best = callbacks.best_epoch(rows)
+                kept = callbacks.masks_file(directory, best)
+                _place(kept, directory / "best-masks.npz", copy=best in keep)
         return rows
 
     def _settled(self, rows: list[dict]) -> str:

@@ -22,7 +22,7 @@ from tf_lottery.keras import keras
 from tf_lottery.models.frozen_check import PROBED, check_frozen
 from tf_lottery.options.settings import AttackConfig, TrainConfig, derive_seed
 from tf_lottery.pruning.masks import MaskedNetwork
-from tf_lottery.training import guards
+from tf_lottery.training import flying_bird, guards
 from tf_lottery.training.distribution import Distribution
 from tf_lottery.training.input_gradients import GradientGuard
 from tf_lottery.training.mask_updates import MaskUpdate
@@ -74,7 +74,8 @@ class Task:
       validation_network: float32 twin when ``config.dtype_policy`` is mixed.
       distribution: devices that share each batch; by default one. Of several processes
         all call this at the same time; the chief's weights, masks and checkpoint count.
-      masks_change: how the masks change on the way, on one device; ``None``: they do not.
+      masks_change: how the masks change on the way, on one device; ``None``: as
+        ``config.sparsity_update`` says.
       reporting: what it tells of itself.
     """
 
@@ -99,6 +100,11 @@ class Task:
     def steps(self) -> int:
         """Optimizer steps an epoch."""
         return steps_per_epoch(len(self.data.train_labels), self.config.batch_size)
+
+    @property
+    def mask_update(self) -> MaskUpdate | None:
+        """How the masks change on the way; ``None``: they do not."""
+        return self.masks_change or flying_bird.mask_update(self.config, self.steps, self.seed)
 
     @property
     def files(self) -> Path | None:
