@@ -1,20 +1,19 @@
 """A compacted ticket takes the steps of the whole one."""
 
 import functools
-import importlib
 
 import numpy as np
 import pytest
 
 from tf_lottery import objectives, weights
 from tf_lottery.attacks import make_attack
+from tf_lottery.cutting import cut
 from tf_lottery.keras import keras, tf
 from tf_lottery.models import build_model, forward_flops
 from tf_lottery.options.settings import attack_from_name
 from tf_lottery.pruning.masks import wrap
 from tf_lottery.training.model import LotteryModel
 
-compact_masked = importlib.import_module("compaction").compact_masked
 STEPS = 3
 NETWORKS = {
     "convnet": ((8, 8, 1), {"width_multiplier": 0.25}, 0.85),
@@ -71,7 +70,7 @@ def trained(masked, objective):
 def test_the_same_steps(name, objective):
     masked = masked_network(name)
     start = weights.get_weights(masked.network)
-    small, compaction = compact_masked(masked)
+    small, compaction = cut(masked)
     assert compaction.removed > 0
     assert sum(forward_flops(small.network).values()) < sum(forward_flops(masked.network).values())
     for layer, value in weights.get_weights(masked.network).items():
@@ -96,7 +95,7 @@ def test_the_same_steps(name, objective):
 
 def test_trained_weights_go_back_into_the_whole_network():
     masked = masked_network("convnet")
-    small, compaction = compact_masked(masked)
+    small, compaction = cut(masked)
     part, _ = trained(small, "natural")
     zeros = {
         name: np.ones_like(value) if name.endswith("variance") else np.zeros_like(value)
