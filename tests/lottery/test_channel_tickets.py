@@ -78,6 +78,13 @@ def test_the_layers_that_a_floor_kept_are_told(searched):
     }
 
 
+@pytest.mark.parametrize("way", ["early", "snip", "random"])
+def test_channels_need_a_search_to_its_end(way):
+    with pytest.raises(UsageError) as caught:
+        make_entry(lottery_config(structure="channels", search=way), "boosting")
+    assert str(caught.value).startswith(f"--search: got '{way}', must be train with")
+
+
 def test_random_masks_have_as_many_channels_of_each_group(searched):
     network, values = searched
     groups = channel_groups(network)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tf_lottery.lottery.graph import way_of
 from tf_lottery.lottery.resources import Resources
 from tf_lottery.lottery.scoring import network_context
 from tf_lottery.options.searches import CURRENT
+from tf_lottery.options.settings import several
 from tf_lottery.pruning.channels import select_within
 from tf_lottery.pruning.masks import prunable_kernels
 from tf_lottery.tickets import Ticket
@@ -114,6 +116,9 @@ def _scored_ticket(shop: Resources, stage: Stage) -> tuple[Ticket, Cost]:
         channels = choose_channels(shop.network(config), variables, chosen)
         masks, select = channels.masks, select_within
         told = {"structure": "channels", "channels": channels.to_json()}
+        if channels.bound:
+            names = several(channels.bound)
+            warnings.warn(f"{stage.label}: --channel_floor kept channels of {names}", stacklevel=1)
     context = network_context(
         shop,
         config,
