@@ -1,11 +1,16 @@
 """Which channels a ticket keeps, and what the stages of such a ticket say."""
 
+import json
+
 import numpy as np
 import pytest
 
 from tf_lottery import weights
 from tf_lottery.compaction import channel_groups, left_channels
+from tf_lottery.cutting import trained_network, trained_spec
+from tf_lottery.engine.store import Store
 from tf_lottery.errors import UsageError
+from tf_lottery.lottery import work
 from tf_lottery.lottery.channels import (
     check_channels,
     choose_channels,
@@ -14,8 +19,11 @@ from tf_lottery.lottery.channels import (
 )
 from tf_lottery.lottery.graph import make_entry
 from tf_lottery.models import build_model
+from tf_lottery.models.spec import NetworkSpec
 from tf_lottery.options.build import lottery_config
+from tf_lottery.options.settings import ModelConfig
 from tf_lottery.pruning.channels import select_within
+from tf_lottery.tickets import Ticket
 
 CHOSEN = {"channel_sparsity": 0.5, "channel_score": "batch_norm", "channel_floor": 0.1}
 
@@ -101,6 +109,45 @@ def test_random_masks_have_as_many_channels_of_each_group(searched):
     assert all(drawn[name].sum() == mask.sum() for name, mask in mixed.items())
     ours, theirs = left_channels(groups, mixed), left_channels(groups, drawn)
     assert all(b.sum() <= a.sum() for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_a_ticket_is_cut_alike_under_every_policy(searched, policy):
+    network, values = searched
+    masks = choose_channels(network, values, CHOSEN).masks
+    spec = NetworkSpec(ModelConfig("resnet18", width_multiplier=0.25), (8, 8, 3), 10)
+    digest = weights.digest(weights.get_weights(network))
+    ticket = Ticket(spec, "digits", 0, digest, masks, found={"structure": "channels"})
+    masked, compaction = trained_network(ticket, policy)
+    widths = {name: after for name, (_, after) in compaction.widths.items()}
+    for name, mask in masks.items():
+        assert widths[name] == mask.any(axis=(*range(mask.ndim - 1),)).sum()
+    assert masked.network.get_layer("stem_conv").dtype_policy.name == policy
+    built = trained_spec(ticket).build(0, policy)
+    weights.set_weights(built, weights.get_weights(masked.network))  # of the same shapes
+    again = NetworkSpec.from_json(trained_spec(ticket).to_json())
+    assert again == trained_spec(ticket) != spec
+
+
+@pytest.mark.parametrize(
+    "widths", [{"stem_conv": 99}, {"stem_conv": 0}, {"conv": 3}, {"logits": "x"}]
+)
+def test_widths_of_no_such_network_are_refused(widths):
+    spec = NetworkSpec(ModelConfig("resnet18", width_multiplier=0.25), (8, 8, 3), 10)
+    with pytest.raises(ValueError):
+        NetworkSpec.from_json({**spec.to_json(), "widths": widths}).build(0)
+
+
+def test_other_processes_build_the_network_that_the_chief_names(monkeypatch, tmp_path):
+    config = lottery_config(epochs=1, eps=0.1, width_multiplier=0.25, structure="channels")
+    entry, made = make_entry(config, "boosting"), []
+    monkeypatch.setattr(
+        work, "_train", lambda shop, stage, spec, start, *_, **__: made.append(start)
+    )
+    widths = json.loads(json.dumps((("conv1", 3), ("conv2", 5))))
+    work.Workshop(Store(tmp_path, read_only=True)).train_along(entry.train, widths)
+    kernels = made[0].kernels
+    assert (kernels["conv1"].shape[-1], kernels["conv2"].shape[-2:]) == (3, (3, 5))
 
 
 def test_a_forecast_takes_the_same_share_of_each_layer(searched):

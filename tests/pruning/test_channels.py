@@ -16,6 +16,7 @@ from tf_lottery.pruning.channels import (
     select_channels,
     select_within,
 )
+from tf_lottery.pruning.selection import select
 
 
 def test_batch_norm_is_the_mean_size_of_the_scales():
@@ -109,6 +110,18 @@ def test_weights_are_chosen_among_those_left(scope):
         flat = np.concatenate([scores[name][masks[name]] for name in masks])
         chosen = np.concatenate([scores[name][found[name]] for name in masks])
         np.testing.assert_array_equal(np.sort(chosen), np.sort(flat)[-8:])
+
+
+def test_densities_by_size_are_of_the_kernels_that_are_left():
+    masks = {"a": block([0, 2], [1, 2, 4]), "b": block([0, 1, 2, 3], [0, 1, 2, 3, 4])}
+    rng = np.random.default_rng(1)
+    scores = {name: rng.random(mask.shape) for name, mask in masks.items()}
+    found = select_within(scores, masks, 0.6, "erk")
+    cut = {name: scores[name][mask] for name, mask in masks.items()}
+    cut = {"a": cut["a"].reshape(2, 2, 2, 3), "b": cut["b"].reshape(2, 2, 4, 5)}
+    whole = {name: np.ones(each.shape, bool) for name, each in cut.items()}
+    for name, mask in select(cut, whole, 0.6, "erk").items():
+        np.testing.assert_array_equal(found[name][masks[name]], mask.ravel())
 
 
 def test_no_layer_dies():

@@ -202,7 +202,7 @@ def _cost(document: Results) -> Iterator[Block]:
         "Passes are counted in images, forward, input-gradient and weight-gradient together. FLOPs "
         "count every weight, pruned or not, because that is what the hardware does: unstructured "
         "masks save no arithmetic. Seconds are as measured."
-        + " Channels that were cut out before retraining are not counted: that network is small."
+        + " Channels that were cut out before retraining are not there to be counted."
         * cut,
         note=True,
     )
