@@ -33,7 +33,8 @@ import numpy as np
 import tensorflow_model_optimization as tfmot
 
 from tf_lottery import lottery_config, pruning, weights
-from tf_lottery.compaction import Compaction, compact, compact_for_training
+from tf_lottery.compaction import compact
+from tf_lottery.cutting import cut
 from tf_lottery.data import ImageData, load
 from tf_lottery.errors import DeadLayerError
 from tf_lottery.export import export_saved_model
@@ -127,45 +128,6 @@ def trained(config: LotteryConfig, data: ImageData, training: TrainConfig, start
     return spec, masked, history[-1]
 
 
-def compact_masked(masked: MaskedNetwork) -> tuple[MaskedNetwork, Compaction]:
-    """Cuts channels out of a masked network that its training would never use.
-
-    Those are the filters and units that no logit reads through the masks, and those that stay
-    zero because they have no weight left and the BatchNorm behind them is held at zero. The
-    masks alone decide, so whatever training makes of the weights, what is left takes the same
-    steps as in the whole network, but for rounding. (In the whole network weight decay goes on
-    shrinking weights of the channels cut out, without effect on a logit.)
-
-    Args:
-      masked: starting weights and masks, as ``Ticket.network`` gives; it is left as it is.
-
-    Returns:
-      The smaller masked network, and which channels it keeps: ``Compaction.embed`` puts its
-      weights back into the shapes of the whole one.
-    """
-    masks = masked.get_masks()
-    held: dict = {}
-    for (layer, part), factor in masked.filters.items():
-        held.setdefault(layer, {})[part] = factor.numpy() == 0
-    # A BatchNorm with a scale or a shift alone is never all zero.
-    both = {
-        layer: parts["gamma"] & parts["beta"]
-        for layer, parts in held.items()
-        if set(parts) == {"gamma", "beta"}
-    }
-    compaction = compact_for_training(masked.network, masks, both)
-    small = wrap(compaction.network)
-    cut = compaction.cut({f"{name}/kernel": mask for name, mask in masks.items()})
-    small.set_masks({name: cut[f"{name}/kernel"] for name in masks})
-    # A filter that had weights on channels cut out alone has none here. In the whole network
-    # its BatchNorm is trained, so it is not held at zero in this one either.
-    for (layer, part), factor in small.filters.items():
-        (kept,) = compaction.kept[layer]
-        factor.assign(masked.filters[layer, part].numpy()[kept])
-    weights.set_weights(small.network, weights.get_weights(compaction.network))
-    return small, compaction
-
-
 def pruned(maker: Maker, sparsity: float) -> MaskedNetwork | None:
     """Globally pruned by normalised magnitude; ``None`` where a layer would be left empty."""
     masked = maker()
@@ -182,7 +144,7 @@ def channel_row(label: str, sparsity: float, masked: MaskedNetwork) -> dict:
     """Filters and operations before and after."""
     masks = masked.get_masks()
     dead = sum(int((~m.reshape(-1, m.shape[-1]).any(axis=0)).sum()) for m in masks.values())
-    inference, training = compact(masked.network), compact_masked(masked)[1]
+    inference, training = compact(masked.network), cut(masked)[1]
     whole = flops(masked.network)
     row = {
         "network": label,
@@ -200,7 +162,7 @@ def channel_row(label: str, sparsity: float, masked: MaskedNetwork) -> dict:
 
 def step_row(label: str, sparsity: float, masked: MaskedNetwork, batch_size: int = 64) -> dict:
     """Seconds of a natural training step, whole and compacted."""
-    small, _ = compact_masked(masked)
+    small, _ = cut(masked)
     config = lottery_config(objective="natural", search_objective="natural", epochs=1)
     random = np.random.default_rng(0)
     shape = masked.network.input_shape[1:]

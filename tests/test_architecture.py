@@ -30,11 +30,12 @@ LAYERS = {
         "terminal",
         "type_aliases",
         "keras",
+        "narrowing",
         "nesting",
         "weights",
     ),
     1: ("data", "models", "attacks", "objectives", "pruning", "compaction"),
-    2: ("training", "evaluation", "tickets", "report", "export"),
+    2: ("training", "evaluation", "tickets", "cutting", "report", "export"),
     3: ("lottery", "studies"),
     4: ("__main__", "main", "cli", "api", "study_cli"),
 }

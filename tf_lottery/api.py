@@ -47,7 +47,8 @@ class TrainedTicket:
     """What retraining a ticket gave.
 
     Attributes:
-      network: bare ``tf_keras`` model with the best epoch's weights.
+      network: bare ``tf_keras`` model with the best epoch's weights; of a ticket of channels
+        the small one.
       history: rows as in ``training.callbacks.History``.
     """
 
@@ -74,7 +75,7 @@ def train_ticket(
         config = with_measured_policy(config, workshop, _log.info)
         entry = make_entry(config, "boosting", ticket)
         run_stages([entry.train], workshop)
-        network = workshop.spec(config).build(ticket.init_seed)
+        network = workshop.spec(config, entry.train).build(ticket.init_seed)
         weights.set_weights(network, weights.read_arrays(kept.file(entry.train, "best.npz")))
         return TrainedTicket(network, workshop.history(entry.train))
 

@@ -30,6 +30,7 @@ from tf_lottery import weights
 from tf_lottery.errors import StoreError, TicketError, UsageError
 from tf_lottery.files import write_json
 from tf_lottery.models.spec import NetworkSpec
+from tf_lottery.options.channels import STRUCTURES
 from tf_lottery.pruning.masks import MaskedNetwork, mask_weights, prunable_kernels, wrap
 from tf_lottery.type_aliases import NamedArrays
 
@@ -102,6 +103,15 @@ class Ticket:
     def __post_init__(self):
         if not self.weights_total:
             raise TicketError("a ticket without masks: its network has no Conv2D or Dense weights")
+        if self.structure not in STRUCTURES:
+            raise TicketError(
+                f"a ticket of {self.structure!r}, must be of {' or '.join(STRUCTURES)}"
+            )
+
+    @property
+    def structure(self) -> str:
+        """``weights``: trained under its masks; ``channels``: cut first, see ``cutting``."""
+        return self.found.get("structure", "weights")
 
     @property
     def weights_kept(self) -> int:

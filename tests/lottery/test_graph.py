@@ -250,6 +250,7 @@ def test_random_scores_depend_on_the_seed():
 
 class Given:
     digest = "d" * 64
+    structure = "weights"
 
 
 def test_a_given_ticket_takes_the_place_of_the_search():

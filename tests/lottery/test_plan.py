@@ -40,7 +40,7 @@ def wanted(config):
 
 def test_nothing_is_created(config, tmp_path, monkeypatch):
     speed = Speed(1e6, 5.0)
-    monkeypatch.setattr(planning, "measure_speed", lambda config, workshop: speed)
+    monkeypatch.setattr(planning, "measure_speed", lambda config, workshop, training: speed)
     store = Store(tmp_path / "store", read_only=True)
     planned = plan(wanted(config), Workshop(store))
     assert not (tmp_path / "store").exists()

@@ -115,7 +115,7 @@ def test_help_lists_every_flag_once_under_a_topic():
 def test_help_shows_defaults_and_units():
     text = flags.parse(["-h"])
     assert re.search(r"--eps .*\[8/255\]", text)
-    assert re.search(r"--sparsity .*\[0\.8\]", text)
+    assert re.search(r"--momentum .*\[0\.9\]", text)
     assert re.search(r"--compare .*\[dense,boosting,reinit\]", re.sub(r"\s+", " ", text))
     assert "on pixels in [0, 1]" in text
     assert all(len(line) <= 100 for line in text.splitlines())

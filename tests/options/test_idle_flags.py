@@ -78,6 +78,7 @@ def test_the_settings_of_a_run_go_with_its_plan(mode):
     [
         (["--sweep_rates=0.1"], "--sweep_rates goes with --experiment"),
         (["--reference_csv="], "--reference_csv goes with --experiment"),
+        (["--channel_floor=0.2"], "--channel_floor goes with --structure=channels, not weights"),
         (["--ray_cpus=2"], "--ray_cpus goes with --executor=ray"),
         (["--ray_gpus=1"], "--ray_gpus goes with --executor=ray"),
         (["--jobs=2", "--executor=ray"], "--jobs goes with --executor=local, not ray"),

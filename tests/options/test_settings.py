@@ -281,6 +281,7 @@ WORDS = {
     "drops": (0.25,), "dtype_policy": "mixed_bfloat16", "on_overfit": "rollback",
     "method": "square", "image_size": 16, "ema_decay": 0.995, "search": "snip",
     "noise_kind": "signs",
+    "structure": "channels", "channel_score": "filter_norm",
     "phases": (Phase(ObjectiveConfig("natural"), 1), Phase(ObjectiveConfig("natural"), 3)),
     "settling": SettlingConfig(0.1, 0.8, "magnitude", "global"), "layer_density": "igq",
     "sparsity_update": SparsityUpdateConfig("flying_bird"),

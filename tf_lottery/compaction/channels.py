@@ -90,6 +90,14 @@ class Channels:
             if not found.fixed and not (found.needed | found.extra).any():
                 found.extra[0] = True
 
+    def classes(self) -> list[tuple[int, bool, list[str]]]:
+        """Width, whether all channels stay, and the tensors of each class, in graph order."""
+        tensors: dict[int, list[str]] = {}
+        for node in self.nodes:
+            tensors.setdefault(id(self._class[node.name]), []).append(node.name)
+        found = {id(made): made for made in self._class.values()}
+        return [(found[key].width, found[key].fixed, names) for key, names in tensors.items()]
+
     # From the pixels to the logits: classes and constant values.
 
     def _follow(self, node: Node) -> None:

@@ -13,7 +13,7 @@ from tf_lottery.compaction.channels import Channels
 from tf_lottery.compaction.constants import InInference, ThroughoutTraining, folded_bias
 from tf_lottery.compaction.graph import Node, read_graph
 from tf_lottery.flattening import flattened
-from tf_lottery.keras import keras
+from tf_lottery.narrowing import narrowed
 
 
 @dataclass(frozen=True)
@@ -172,15 +172,8 @@ def _rebuild(network: Any, channels: Channels, fold: bool) -> Compaction:
             size = node.layer.moving_mean.shape[0]
             kept[node.name] = (_positions(channels.kept(node.name), size),)
 
-    def clone(layer: Any) -> Any:
-        config = layer.get_config()
-        if layer.name in widths:
-            key = "units" if isinstance(layer, keras.layers.Dense) else "filters"
-            config[key] = widths[layer.name][1]
-            config["use_bias"] = bool(layer.use_bias or np.any(biases.get(layer.name, 0)))
-        return layer.__class__.from_config(config)
-
-    made = keras.models.clone_model(network, clone_function=clone)
+    biased = [name for name, bias in biases.items() if np.any(bias)]
+    made = narrowed(network, {name: after for name, (_, after) in widths.items()}, biased)
     for node in channels.nodes:
         if node.layer is not None and node.layer.weights:
             _copy(node, made.get_layer(node.name), channels, kept, biases.get(node.name))

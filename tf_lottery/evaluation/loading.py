@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 
 from tf_lottery import files, weights
+from tf_lottery.cutting import trained_network
 from tf_lottery.engine.store import has_own_digest, verify
 from tf_lottery.errors import StoreError, UsageError
 from tf_lottery.evaluation.description import image_shape
@@ -243,7 +244,7 @@ def _keras_3() -> Any:
 def from_ticket(path: str | Path) -> LoadedModel:
     """A ticket's network as it starts: rewound, masked, not trained."""
     ticket = Ticket.load(path)
-    network = ticket.network().network
+    network = trained_network(ticket)[0].network
     return LoadedModel(
         network,
         f"ticket {path}: masked initial weights, not trained",

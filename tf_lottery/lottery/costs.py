@@ -3,8 +3,8 @@
 With F the FLOPs of one forward pass of one image (multiplications and additions of
 conv and dense layers), the gradient with respect to the activations costs about F
 and the gradient with respect to the weights about F. So a natural training step
-costs 3F an image, an FGSM step 5F, a PGD-10 step 23F. Masks are unstructured:
-they save none of this on dense hardware.
+costs 3F an image, an FGSM step 5F, a PGD-10 step 23F. Masks of single weights save
+none of this on dense hardware; a network that was cut to its channels has a smaller F.
 
 The training step itself needs no gradient of the pixels, so the first layer's share of
 one input-gradient pass is counted in vain: of a natural step 0.2 % for VGG-16, 0.1 % for

@@ -5,15 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+import warnings
 from pathlib import Path
+from typing import Any
 
 from tf_lottery import files, pruning, weights
 from tf_lottery.engine.stage import Stage, ancestors
+from tf_lottery.lottery.channels import choose_channels, random_channel_masks
 from tf_lottery.lottery.costs import Cost
 from tf_lottery.lottery.graph import way_of
 from tf_lottery.lottery.resources import Resources
 from tf_lottery.lottery.scoring import network_context
 from tf_lottery.options.searches import CURRENT
+from tf_lottery.options.settings import several
+from tf_lottery.pruning.channels import select_within
 from tf_lottery.pruning.masks import prunable_kernels
 from tf_lottery.tickets import Ticket
 from tf_lottery.type_aliases import NamedArrays
@@ -105,24 +110,31 @@ def _scored_ticket(shop: Resources, stage: Stage) -> tuple[Ticket, Cost]:
         path = shop.store.file(parents["trained"], "final.npz")
     else:
         path = shop.store.file(parents["start"], "weights.npz")
+    masks = parent.masks if parent else None
+    variables, select, told = weights.read_arrays(path), pruning.select, dict[str, Any]()
+    if chosen.get("structure") == "channels":
+        channels = choose_channels(shop.network(config), variables, chosen)
+        masks, select = channels.masks, select_within
+        told = {"structure": "channels", "channels": channels.to_json()}
+        if channels.bound:
+            names = several(channels.bound)
+            warnings.warn(f"{stage.label}: --channel_floor kept channels of {names}", stacklevel=1)
     context = network_context(
         shop,
         config,
-        weights.read_arrays(path),
-        parent.masks if parent else None,
+        variables,
+        masks,
         seed=chosen.get("seed", 0),
         sparsity=chosen["sparsity"],
         scope=chosen["scope"],
         objective=config.search.objective if "objective" in chosen else None,
     )
-    masks = pruning.select(
-        pruning.score(chosen["score"], context),
-        context.masks,
-        chosen["sparsity"],
-        chosen["scope"],
-    )
+    masks = context.masks
+    if chosen["sparsity"] or not told:
+        scores = pruning.score(chosen["score"], context)
+        masks = select(scores, masks, chosen["sparsity"], chosen["scope"])
     cost = context.cost(time.perf_counter() - began if context.passes else 0.0)
-    found = _provenance(shop, stage, cost)
+    found = {**_provenance(shop, stage, cost), **told}
     ticket = new_ticket(shop, stage, masks, found, parent, chosen["rewind_epoch"])
     return ticket, cost
 
@@ -131,7 +143,12 @@ def _control_ticket(shop: Resources, stage: Stage) -> Ticket:
     parent = shop.ticket(stage.parents["ticket"])
     found = {**parent.found, "control": stage.settings["control"], "label": stage.label}
     if stage.settings["control"] == "random_mask":
-        masks = pruning.random_masks(parent.masks, stage.settings["seed"])
+        seed = stage.settings["seed"]
+        if parent.structure == "channels":
+            network = shop.network(stage.runtime["config"])
+            masks = random_channel_masks(network, parent.masks, seed)
+        else:
+            masks = pruning.random_masks(parent.masks, seed)
         return dataclasses.replace(parent, masks=masks, found=found, parent=parent.digest)
     init = json.loads(shop.store.file(stage.parents["start"], "network.json").read_bytes())
     return dataclasses.replace(

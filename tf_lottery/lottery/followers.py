@@ -40,7 +40,7 @@ def follow(targets: Sequence[Stage], workshop: Workshop) -> None:
     while True:
         message = workshop.distribution.tell()
         if "train" in message:
-            workshop.train_along(stages[message["train"]])
+            workshop.train_along(stages[message["train"]], message.get("widths", ()))
         elif "failed" in message:
             raise LotteryError(f"worker 0 has stopped: {message['failed']}")
         else:

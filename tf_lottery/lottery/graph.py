@@ -227,10 +227,12 @@ def boosting(config: LotteryConfig, name: str, given: Ticket | None) -> Stage:
     if given is None:
         way, called = config.prune.search, name or "boosting"
         return _WAYS[way](config, called if way == "train" else f"{called} ({way})", name)
+    # The same masks are trained in another way.
+    cut = {} if given.structure == "weights" else {"structure": given.structure}
     return Stage(
         "prune",
         "ticket from --ticket",
-        {"given": given.digest},
+        {"given": given.digest, **cut},
         runtime={"config": config, "ticket": given},
     )
 
@@ -337,12 +339,16 @@ def prune_stage(
     Args:
       config: of the run.
       label: for people.
-      sparsity: share of all weights that is removed afterwards.
+      sparsity: share of all weights that is removed afterwards; of a ticket of channels share
+        of the weights of the cut network.
       parents: ``start``, the initialisation; ``trained``, the training whose weights are
         scored, without which they are those of ``start``; ``ticket``, of the round before;
         ``rewind``, a training that kept ``config.prune.rewind_epoch``, without which the
         ticket rewinds to ``start``.
       score, scope: empty: those of ``config.prune``.
+
+    Raises:
+      UsageError: channels are to be chosen without a search that was trained to its end.
     """
     prune = config.prune
     score = score or prune.score
@@ -352,6 +358,15 @@ def prune_stage(
         "scope": scope or prune.scope,
         "rewind_epoch": prune.rewind_epoch if "rewind" in parents else 0,
     }
+    if prune.structure == "channels":
+        searched = parents.get("trained")
+        if searched is None or "settling" in searched.settings["train"]:
+            # At the start all channels score alike, and what settles is a mask of weights.
+            got = score if searched is None else "early"
+            allowed = "train with --structure=channels"
+            raise UsageError.bad_value("search", got, allowed)
+        names = ("structure", "channel_sparsity", "channel_score", "channel_floor")
+        chosen |= {name: settings(getattr(prune, name)) for name in names}
     looks = score in ("snip", "grasp")
     if score == "random" or looks or score not in SCORES:
         chosen["seed"] = derive_seed(config.seed, "score")

@@ -28,7 +28,8 @@ class PlannedStage:
       stage: the stage.
       cached: finished already.
       flops: as the ledger will state them, of an evaluation and of a search that may end early
-        at most; 0 for stages without passes.
+        at most; 0 for stages without passes. Of a ticket of channels that is still to be found as
+        if each layer lost the same share.
       seconds: measured if cached, else estimated; validation and tracing included.
       disk_bytes: what it will leave in the store, about; 0 if cached.
       memory_bytes: of its training step at the peak, about; 0 if cached or no training.
@@ -76,9 +77,10 @@ def plan(targets: Sequence[Stage], workshop: Workshop) -> list[PlannedStage]:
         flops = workshop.predicted_cost(stage).flops
         seconds = 0.0
         if flops:
-            key = (workshop.spec(config), config.train.batch_size)
+            training = _training(stage)
+            key = (workshop.spec(config, training), config.train.batch_size)
             if key not in speeds:
-                speeds[key] = measure_speed(config, workshop)
+                speeds[key] = measure_speed(config, workshop, training)
             work = flops + _validation_flops(stage, workshop)
             seconds = work / speeds[key].flops_per_second
             if stage.kind == "train":
@@ -88,13 +90,18 @@ def plan(targets: Sequence[Stage], workshop: Workshop) -> list[PlannedStage]:
     return result
 
 
+def _training(stage: Stage) -> Stage | None:
+    """The training whose network a stage runs; ``None``: the whole one."""
+    return stage if stage.kind == "train" else stage.parents.get("trained")
+
+
 def _validation_flops(stage: Stage, workshop: Workshop) -> int:
     """At most; the ledger keeps validation apart from training."""
     if stage.kind != "train":
         return 0
     config = stage.runtime["config"]
     data = workshop.data(config)
-    flops = workshop.forward_flops(config)
+    flops = workshop.forward_flops(config, stage)
     images = len(data.validation_labels)
     return validation_cost(stage.runtime["train"], images, flops, data.num_classes).flops
 
@@ -102,7 +109,8 @@ def _validation_flops(stage: Stage, workshop: Workshop) -> int:
 def _disk_bytes(stage: Stage, workshop: Workshop) -> int:
     """What a stage leaves behind: mostly weights."""
     config = stage.runtime["config"]
-    weights = workshop.footprint(config).weights
+    training = _training(stage) if stage.kind in ("train", "export") else None
+    weights = workshop.footprint(config, training=training).weights
     match stage.kind:
         case "init":
             return weights
@@ -126,18 +134,21 @@ def _memory_bytes(stage: Stage, workshop: Workshop) -> int:
     if stage.kind != "train":
         return 0
     training = stage.runtime["train"]
-    network = workshop.footprint(stage.runtime["config"], training.dtype_policy)
+    network = workshop.footprint(stage.runtime["config"], training.dtype_policy, stage)
     average = network.weights if training.ema_decay else 0
     return network.step(training.batch_size) + average
 
 
-def measure_speed(config: LotteryConfig, workshop: Resources) -> Speed:
+def measure_speed(
+    config: LotteryConfig, workshop: Resources, training: Stage | None = None
+) -> Speed:
     """Natural training passes of a configuration's network at its batch size, timed.
 
     The median of a few repeats; forward, input and weight gradients (3F an image).
+    ``training`` as of ``Resources.spec``.
     """
     batch = config.train.batch_size
-    spec = workshop.spec(config)
+    spec = workshop.spec(config, training)
     network: keras.Model = spec.build(0)
     images = tf.constant(np.random.default_rng(0).random((batch, *spec.input_shape)), tf.float32)
     labels = tf.zeros([batch], tf.int32)
@@ -159,7 +170,7 @@ def measure_speed(config: LotteryConfig, workshop: Resources) -> Speed:
 
     first = timed()  # traces
     seconds = float(np.median([timed() for _ in range(_REPEATS)]))
-    flops = 3 * workshop.forward_flops(config) * batch
+    flops = 3 * workshop.forward_flops(config, training) * batch
     return Speed(flops / seconds, max(0.0, first - seconds))
 
 

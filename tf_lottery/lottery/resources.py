@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -10,18 +11,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tf_lottery.attacks import make_attack
+from tf_lottery.cutting import trained_spec
 from tf_lottery.data import ImageData, even_batch_size, load, steps_per_epoch
 from tf_lottery.engine.stage import Stage
 from tf_lottery.engine.store import Store
 from tf_lottery.errors import StoreError, TicketError, UsageError
 from tf_lottery.evaluation import Evaluator
 from tf_lottery.keras import deterministic, keras, pinned, refuse_scopes
+from tf_lottery.lottery.channels import check_channels, planned_widths
 from tf_lottery.models import Footprint, allow, footprint, forward_flops
 from tf_lottery.models.spec import NetworkSpec
 from tf_lottery.options.registries import MODELS, SCORES
 from tf_lottery.options.settings import LotteryConfig
-from tf_lottery.tickets import Ticket
+from tf_lottery.tickets import Ticket, read_document
 from tf_lottery.training.distribution import Distribution
+from tf_lottery.training.model import batch_norm_scales
 
 _KEPT = 4  # of each kind of thing, for arms of a sweep that differ in network or data
 _Made = TypeVar("_Made")
@@ -54,6 +58,7 @@ class Resources:
         # Of every network: a sweep's arms come round again with each replicate, and to build
         # a network takes a second, its numbers a few bytes.
         self._flops: dict[NetworkSpec, int] = {}
+        self._specs: dict[str, NetworkSpec] = {}  # by the key of the stage that found a ticket
         self._footprints: dict[tuple[NetworkSpec, str], Footprint] = {}
         self._ledgers: dict[str, dict] = {}  # by key; of finished stages, so they stay
 
@@ -70,47 +75,78 @@ class Resources:
         """The images."""
         return self._kept("data", config.data, lambda: load(config.data))
 
-    def spec(self, config: LotteryConfig) -> NetworkSpec:
-        """The network every stage of a configuration uses, which is the user's own word for it."""
+    def spec(self, config: LotteryConfig, training: Stage | None = None) -> NetworkSpec:
+        """A network of a configuration, which is the user's own word for it.
+
+        Args:
+          config: of the run.
+          training: the stage whose network is meant, cut down if its ticket is one of channels;
+            while that is still to be found, as it may be expected. ``None``: the whole network.
+        """
         allow(config.model.name)
         data = self.data(config)
         normalize = config.model.normalize
-        return NetworkSpec(
+        whole = NetworkSpec(
             config.model,
             data.input_shape,
             data.num_classes,
             data.mean if normalize else None,
             data.std if normalize else None,
         )
+        found = training.parents.get("ticket") if training else None
+        return self._cut(config, whole, found) if found else whole
 
-    def network(self, config: LotteryConfig) -> keras.Model:
+    def _cut(self, config: LotteryConfig, whole: NetworkSpec, found: Stage) -> NetworkSpec:
+        """The network as trained from the ticket that a stage finds."""
+        if found.key in self._specs:
+            return self._specs[found.key]
+        if self.store.has(found):
+            document = read_document(self.store.file(found, "ticket"))
+            channels = document["found"].get("structure") == "channels"
+            self._specs[found.key] = trained_spec(self.ticket(found)) if channels else whole
+            return self._specs[found.key]
+        while "control" in found.settings:  # has channels as its parent has
+            found = found.parents["ticket"]
+        if found.settings.get("structure") != "channels":
+            return whole
+        if "given" in found.settings:
+            return trained_spec(found.runtime["ticket"])
+        widths = planned_widths(self.network(config), found.settings)
+        return dataclasses.replace(whole, widths=widths)
+
+    def network(self, config: LotteryConfig, training: Stage | None = None) -> keras.Model:
         """A bare network to put weights into; the same object for the same ``spec``."""
-        spec = self.spec(config)
+        spec = self.spec(config, training)
         return self._kept("network", spec, lambda: spec.build(0))
 
-    def forward_flops(self, config: LotteryConfig) -> int:
-        """FLOPs of one forward pass of one image."""
-        spec = self.spec(config)
+    def forward_flops(self, config: LotteryConfig, training: Stage | None = None) -> int:
+        """FLOPs of one forward pass of one image through the network of ``spec``."""
+        spec = self.spec(config, training)
         if spec not in self._flops:
-            self._flops[spec] = sum(forward_flops(self.network(config)).values())
+            self._flops[spec] = sum(forward_flops(self.network(config, training)).values())
         return self._flops[spec]
 
-    def footprint(self, config: LotteryConfig, dtype_policy: str = "float32") -> Footprint:
-        """Memory that training takes under a dtype policy."""
-        spec = self.spec(config)
+    def footprint(
+        self,
+        config: LotteryConfig,
+        dtype_policy: str = "float32",
+        training: Stage | None = None,
+    ) -> Footprint:
+        """Memory that training the network of ``spec`` takes under a dtype policy."""
+        spec = self.spec(config, training)
         if (spec, dtype_policy) not in self._footprints:
             plain = dtype_policy == "float32"
-            network = self.network(config) if plain else spec.build(0, dtype_policy)
+            network = self.network(config, training) if plain else spec.build(0, dtype_policy)
             self._footprints[spec, dtype_policy] = footprint(network)
         return self._footprints[spec, dtype_policy]
 
-    def evaluator(self, config: LotteryConfig) -> Evaluator:
-        """Attacks compiled for ``network(config)``: only weights are exchanged."""
-        network, jit_compile = self.network(config), config.train.jit_compile
+    def evaluator(self, config: LotteryConfig, training: Stage | None = None) -> Evaluator:
+        """Attacks compiled for the same ``network``: only weights are exchanged."""
+        network, jit_compile = self.network(config, training), config.train.jit_compile
         size = even_batch_size(len(self.data(config).test_labels))
         return self._kept(
             "evaluator",
-            (self.spec(config), config.attacks, size, jit_compile),
+            (self.spec(config, training), config.attacks, size, jit_compile),
             lambda: Evaluator(network, config.attacks, size, jit_compile),
         )
 
@@ -119,7 +155,8 @@ class Resources:
 
         Raises:
           DataError, UsageError: the data cannot be had or split as asked.
-          UsageError: ``config.model`` is a function that makes no network to prune.
+          UsageError: ``config.model`` is a function that makes no network to prune; channels
+            are to be cut and cannot; ``--batch_norm_l1`` without a BatchNorm.
           UsageError: a batch is larger than the training set, or cannot be shared by the
             devices.
           TicketError: ``ticket`` is for another network.
@@ -130,6 +167,14 @@ class Resources:
         data = self.data(config)
         if config.model.name not in MODELS:
             self.network(config)  # of somebody's own: it may not be one to prune
+        if config.prune.structure == "channels":
+            check_channels(self.network(config), config.prune.channel_score)
+        if config.search.batch_norm_l1 and not batch_norm_scales(self.network(config)):
+            raise UsageError.bad_value(
+                "batch_norm_l1",
+                config.search.batch_norm_l1,
+                f"0 for {config.model.label}, which has no BatchNorm with a scale",
+            )
         for training in (config.search, config.train, config.ticket_train):
             steps_per_epoch(len(data.train_labels), training.batch_size)
             self.distribution.check(training)

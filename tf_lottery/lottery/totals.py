@@ -150,19 +150,16 @@ def against_baseline(
     return result
 
 
-def against_counted(own: Costs, epochs: int, dense_epochs: int) -> dict[str, float | None]:
+def against_counted(own: Costs, dense_flops: float) -> dict[str, float | None]:
     """``flops`` as of ``against_baseline``, where no dense network was trained.
-
-    An epoch of a dense training has the FLOPs of one of the retraining: masks save none.
 
     Args:
       own: costs of a network.
-      epochs: that its training took.
-      dense_epochs: that the dense training would take.
+      dense_flops: that a dense training would take.
     """
     if own.source == "unknown":
         return {"flops": None}
-    return {"flops": own.total("flops") / (own.train["flops"] / epochs * dense_epochs)}
+    return {"flops": own.total("flops") / dense_flops}
 
 
 def break_even(

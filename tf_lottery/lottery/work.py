@@ -19,6 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from tf_lottery import files, weights
+from tf_lottery.compaction import Compaction
+from tf_lottery.cutting import trained_network
 from tf_lottery.engine.stage import Stage
 from tf_lottery.errors import UsageError
 from tf_lottery.evaluation import Checkpoint, RobustnessWarning, logits_function
@@ -29,6 +31,7 @@ from tf_lottery.lottery.costs import Cost, evaluation_cost, training_cost, trans
 from tf_lottery.lottery.finding import prune, searched_kernels
 from tf_lottery.lottery.resources import Resources
 from tf_lottery.lottery.scoring import predicted_cost
+from tf_lottery.models.spec import NetworkSpec
 from tf_lottery.options.registries import MODELS
 from tf_lottery.options.settings import LotteryConfig, TrainConfig, settings
 from tf_lottery.pruning.masks import MaskedNetwork, wrap
@@ -65,17 +68,17 @@ def initialise(shop: Resources, stage: Stage, directory: Path) -> None:
     )
 
 
-def _start(shop: Resources, stage: Stage, policy: str) -> MaskedNetwork:
-    """The masked network a training stage starts from."""
+def _start(shop: Resources, stage: Stage, policy: str) -> tuple[MaskedNetwork, Compaction | None]:
+    """The masked network a training stage starts from, and what was cut out of it."""
     config = stage.runtime["config"]
     if "ticket" in stage.parents:
         ticket = shop.ticket(stage.parents["ticket"])
         shop.check_ticket(config, ticket)
-        return ticket.network(policy)
+        return trained_network(ticket, policy)
     network = shop.spec(config).build(0, policy)
     path = shop.store.file(stage.parents["start"], "weights.npz")
     weights.set_weights(network, weights.read_arrays(path))
-    return wrap(network)
+    return wrap(network), None
 
 
 def train_network(shop: Resources, stage: Stage, directory: Path) -> None:
@@ -90,20 +93,24 @@ def train_network(shop: Resources, stage: Stage, directory: Path) -> None:
     _begin(stage, directory)
     config: LotteryConfig = stage.runtime["config"]
     training: TrainConfig = stage.runtime["train"]
-    spec, data = shop.spec(config), shop.data(config)
+    spec, data = shop.spec(config, stage), shop.data(config)
     logs = None if shop.log_root is None else shop.log_root / files.slug(stage.label)
     ticket = stage.parents.get("ticket")
-    start = _start(shop, stage, training.dtype_policy)
-    with shop.distribution.calling({"train": stage.key}):
+    start, compaction = _start(shop, stage, training.dtype_policy)
+    searched = None if ticket is None else searched_kernels(shop, ticket)
+    call = {"train": stage.key, **({"widths": spec.widths} if spec.widths else {})}
+    with shop.distribution.calling(call):
         rows = _train(
             shop,
             stage,
+            spec,
             start,
             directory,
             log_directory=logs,
             log_settings=_hparams(stage, training, config),
             verbose=None if shop.progress else 0,
-            distance_from=None if ticket is None else searched_kernels(shop, ticket),
+            distance_from=searched,
+            compaction=compaction,
         )
     if logs is not None:
         # Packed, or TensorBoard would find each run twice under the work directory. An
@@ -178,14 +185,24 @@ def validated_as_asked(shop: Resources, stage: Stage) -> bool:
     return found == _other_validation(stage)
 
 
-def train_along(shop: Resources, stage: Stage) -> None:
-    """What ``train_network`` is in a process that trains with the chief: it leaves nothing."""
-    network = shop.spec(stage.runtime["config"]).build(0, stage.runtime["train"].dtype_policy)
-    _train(shop, stage, wrap(network), None, verbose=0)
+def train_along(shop: Resources, stage: Stage, widths: Sequence[Sequence] = ()) -> None:
+    """What ``train_network`` is in a process that trains with the chief: it leaves nothing.
+
+    ``widths``: of the chief's ``NetworkSpec``.
+    """
+    whole = shop.spec(stage.runtime["config"])
+    spec = dataclasses.replace(whole, widths=tuple((name, width) for name, width in widths))
+    network = spec.build(0, stage.runtime["train"].dtype_policy)
+    _train(shop, stage, spec, wrap(network), None, verbose=0)
 
 
 def _train(
-    shop: Resources, stage: Stage, start: MaskedNetwork, directory: Path | None, **telling
+    shop: Resources,
+    stage: Stage,
+    spec: NetworkSpec,
+    start: MaskedNetwork,
+    directory: Path | None,
+    **telling,
 ) -> list[dict]:
     config, training = stage.runtime["config"], stage.runtime["train"]
     data = shop.data(config)
@@ -201,7 +218,7 @@ def _train(
         seed=stage.settings["seed"],
         directory=directory,
         augment=config.data.augment,
-        validation_network=shop.spec(config).build(0) if mixed else None,
+        validation_network=spec.build(0) if mixed else None,
         distribution=shop.distribution,
         reporting=Reporting(stage.label, rate_flag, **telling),
     )
@@ -222,9 +239,9 @@ def evaluate(shop: Resources, stage: Stage, directory: Path) -> None:
             files.write_json(directory / "ledger.json", Cost().to_json())
             return
     data = shop.data(config)
-    weights.set_weights(shop.network(config), values)
+    weights.set_weights(shop.network(config, trained), values)
     checkpoint = Checkpoint(directory / "progress.npz")
-    found = shop.evaluator(config)(
+    found = shop.evaluator(config, trained)(
         data.test_images,
         data.test_labels,
         config.seed,
@@ -254,7 +271,7 @@ def evaluate(shop: Resources, stage: Stage, directory: Path) -> None:
         examples=len(found.labels),
         forward_passes=forward,
         input_gradient_passes=gradient,
-        flops=(forward + gradient) * shop.forward_flops(config),
+        flops=(forward + gradient) * shop.forward_flops(config, trained),
     )
     files.write_json(directory / "ledger.json", cost.to_json())
     checkpoint.remove()
@@ -264,11 +281,11 @@ def export(shop: Resources, stage: Stage, directory: Path) -> None:
     """Leaves ``saved_model``, of the best epoch's weights, averaged or raw."""
     began = time.perf_counter()
     config: LotteryConfig = stage.runtime["config"]
-    spec, data = shop.spec(config), shop.data(config)
-    trained = weights.read_arrays(shop.store.file(stage.parents["trained"], "best.npz"))
-    rows = shop.history(stage.parents["trained"])
+    training = stage.parents["trained"]
+    spec, data = shop.spec(config, training), shop.data(config)
+    rows = shop.history(training)
     network = spec.build(0)
-    weights.set_weights(network, trained)
+    weights.set_weights(network, weights.read_arrays(shop.store.file(training, "best.npz")))
     ticket = shop.ticket(stage.parents["ticket"]) if "ticket" in stage.parents else None
     if stage.parents["trained"].runtime["train"].sparsity_update is not None:
         ticket = dynamic.best_ticket(shop, stage.parents["trained"])
@@ -280,10 +297,13 @@ def export(shop: Resources, stage: Stage, directory: Path) -> None:
         metadata={
             "dataset": data.name,
             "network": spec.to_json(),
-            "training": dict(stage.parents["trained"].settings),
+            "training": dict(training.settings),
             "epoch": "best",
             "averaged": callbacks.best_weights(rows) == "average",
             "ticket": None if ticket is None else ticket.to_json(),
+            "structure": None if ticket is None else ticket.structure,
+            "density": 1.0 if ticket is None else ticket.density,
+            "forward_flops": [shop.forward_flops(config, training), shop.forward_flops(config)],
         },
     )
     cost = Cost(seconds=time.perf_counter() - began)
@@ -298,7 +318,7 @@ def transfer(shop: Resources, stage: Stage, directory: Path) -> None:
     data = shop.data(config)
     networks = {}
     for role, parent in stage.parents.items():
-        networks[role] = shop.spec(parent.runtime["config"]).build(0)
+        networks[role] = shop.spec(parent.runtime["config"], parent).build(0)
         trained = weights.read_arrays(shop.store.file(parent, "best.npz"))
         weights.set_weights(networks[role], trained)
     matrix = transfer_matrix(
@@ -349,18 +369,19 @@ def _training_cost(
     """``epochs``: that it took, see ``training_cost``; ``None``: as planned."""
     training, config = stage.runtime["train"], stage.runtime["config"]
     images = len(shop.data(config).train_labels)
-    return training_cost(training, images, shop.forward_flops(config), epochs)
+    return training_cost(training, images, shop.forward_flops(config, stage), epochs)
 
 
 def _evaluation_cost(shop: Resources, stage: Stage) -> Cost:
     config = stage.runtime["config"]
-    data, flops = shop.data(config), shop.forward_flops(config)
+    data, flops = shop.data(config), shop.forward_flops(config, stage.parents["trained"])
     return evaluation_cost(config.attacks, len(data.test_labels), flops, data.num_classes)
 
 
 def _transfer_cost(shop: Resources, stage: Stage) -> Cost:
     data = shop.data(stage.runtime["config"])
-    flops = [shop.forward_flops(parent.runtime["config"]) for parent in stage.parents.values()]
+    trained = stage.parents.values()
+    flops = [shop.forward_flops(parent.runtime["config"], parent) for parent in trained]
     attack = stage.runtime["attack"]
     return transfer_cost(attack, len(data.test_labels), flops, data.num_classes)
 
@@ -406,14 +427,18 @@ class Workshop(Resources):
         with self.prepared(stage):
             kind_of(stage).perform(self, stage, directory)
 
-    def train_along(self, stage: Stage) -> None:
+    def train_along(self, stage: Stage, widths: Sequence[Sequence] = ()) -> None:
         """Takes part in a training that another process, the chief, performs.
+
+        Args:
+          stage: the training.
+          widths: of the chief's ``NetworkSpec``.
 
         Raises:
           LotteryError: as the work does.
         """
         with self.prepared(stage):
-            train_along(self, stage)
+            train_along(self, stage, widths)
 
     def predicted_cost(self, stage: Stage) -> Cost:
         """Passes and FLOPs the stage will take, at most; times 0."""

@@ -16,6 +16,7 @@ from typing import Any
 from tf_lottery.errors import UsageError
 from tf_lottery.options.architectures import architecture
 from tf_lottery.options.attacks import NORMS, RADIUS, AttackConfig, attack_from_name, default_eps
+from tf_lottery.options.channels import ChannelOptions
 from tf_lottery.options.checks import at_least, positive, within
 from tf_lottery.options.objectives import REPLAYS, training_attack
 from tf_lottery.options.option import Option, Options, option
@@ -255,7 +256,8 @@ OPTIONS = _with_roles(
     option
     for group in (
         DataConfig, ModelConfig, TrainingOptions, ScheduleConfig, PruneConfig, SearchOptions,
-        SparsityUpdateConfig, AttackOptions, TrainConfig, EvaluationOptions, DeviceOptions,
+        SparsityUpdateConfig, ChannelOptions, AttackOptions, TrainConfig, EvaluationOptions,
+        DeviceOptions,
         LotteryConfig,
     )
     for option in group.declared
@@ -363,8 +365,8 @@ def lottery_config(**options: Any) -> LotteryConfig:
         model=model,
         search=training("search", search_rate, warm=False, patience=0, ema_decay=0.0),
         winning_search=training("search", dense_rate, patience=0, ema_decay=0.0),
-        train=training("", dense_rate),
-        ticket_train=training("ticket", rate["ticket"], sparsity_update=update),
+        train=training("", dense_rate, batch_norm_l1=0.0),
+        ticket_train=training("ticket", rate["ticket"], batch_norm_l1=0.0, sparsity_update=update),
         sparsity_update=update,
         prune=PruneConfig.of(values),
         attacks=tuple(evaluated.attack(name, attack.eps) for name in evaluated.attacks),

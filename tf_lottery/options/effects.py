@@ -28,6 +28,12 @@ def refuse_idle_flags(command: Command) -> None:
                 raise UsageError(
                     f"--{option.flag} goes with --experiment, which is not given", option.flag
                 )
+    if command.experiment is None and command.options["structure"] == "weights":
+        for option in typed:
+            if option.flag.startswith("channel_"):
+                raise UsageError(
+                    f"--{option.flag} goes with --structure=channels, not weights", option.flag
+                )
     executor = command.execution.executor
     for option in typed:
         if option.executor not in ("", executor):

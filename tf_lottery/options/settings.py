@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from tf_lottery.errors import UsageError
 from tf_lottery.options.architectures import ARCHITECTURES, architecture, check_depth
 from tf_lottery.options.attacks import AttackConfig, attack_from_name
+from tf_lottery.options.channels import ChannelOptions
 from tf_lottery.options.checks import at_least, positive, within
 from tf_lottery.options.fingerprint import differences, fingerprint, settings, several
 from tf_lottery.options.objectives import ObjectiveConfig
@@ -233,6 +234,12 @@ class TrainConfig(Options, topic="Training"):
     )
     keep_epochs: tuple[int, ...] = field(default=(), metadata={"omit_default": True})
     settling: SettlingConfig | None = field(default=None, metadata={"omit_default": True})
+    batch_norm_l1: float = added(
+        0.0,
+        "L1 coefficient of the BatchNorm scales in searches, such as 1e-4 for "
+        "--channel_score=batch_norm: added to their gradients with their signs.",
+        at_least(0),
+    )
     patience: int = added(
         0,
         "Early stopping of dense training and retraining: epochs without a new best validation "
@@ -341,12 +348,13 @@ class TrainConfig(Options, topic="Training"):
 
 
 @dataclass(frozen=True)
-class PruneConfig(SearchOptions, topic="Pruning"):
+class PruneConfig(ChannelOptions, SearchOptions, topic="Pruning"):
     """How a mask of the conv and dense weights is chosen."""
 
     sparsity: float = option(
-        0.8,
-        "Share of the weights removed, in [0, 1).",
+        None,
+        "Share of the weights removed, in [0, 1). Default: 0.8; with --structure=channels, where "
+        "it is of the weights of the cut network, 0.",
         within("[0, 1)", "in [0, 1), such as 0.8"),
     )
     score: str = option(
@@ -377,6 +385,12 @@ class PruneConfig(SearchOptions, topic="Pruning"):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.sparsity is None:
+            object.__setattr__(self, "sparsity", 0.8 if self.structure == "weights" else 0.0)
+        if self.structure == "channels" and self.schedule != "one_shot":
+            raise UsageError.bad_value(
+                "pruning_schedule", self.schedule, "one_shot with --structure=channels"
+            )
         if self.search in UNTRAINED:
             for flag, value, only in (
                 ("rewind_epoch", self.rewind_epoch, 0),

@@ -102,11 +102,16 @@ class MaskedNetwork:
         """Kernel variables by layer name, in layer order."""
         return prunable_kernels(self.network)
 
-    def set_masks(self, masks: Mapping[str, np.ndarray]) -> None:
+    def set_masks(
+        self,
+        masks: Mapping[str, np.ndarray],
+        filters: Mapping[tuple[str, str], np.ndarray] | None = None,
+    ) -> None:
         """Sets every mask and zeroes what it prunes.
 
         Args:
           masks: boolean or 0/1 arrays by layer name, each of its kernel's shape.
+          filters: values of the field of that name; ``None``: as the masks say.
 
         Raises:
           ValueError: names or shapes differ from the network's.
@@ -129,8 +134,9 @@ class MaskedNetwork:
         for name, variable in self.masks.items():
             variable.assign(np.asarray(masks[name], np.float32))
         layers = named_layers(self.network)
-        for (layer, _), factor in self.filters.items():
-            factor.assign(alive_filters(layers, self.sources[layer], masks))
+        for (layer, part), factor in self.filters.items():
+            alive = alive_filters(layers, self.sources[layer], masks)
+            factor.assign(alive if filters is None else filters[layer, part])
         self.enforce()
 
     def get_masks(self) -> NamedArrays:

@@ -261,11 +261,19 @@ def _cost(document: Results) -> Iterator[str]:
         )
     if any(entry.cached for entry in document.ledger):
         yield "Some stages were finished by an earlier run: their seconds were measured then."
-    if any(row.density < 1 for row in document.rows):
+    if any(row.density < 1 and row.flops_left == 1 for row in document.rows):
         yield (
             "Unstructured masks save no arithmetic: a pruned weight is still multiplied, as a "
             "zero, so an epoch of a sparse network costs what a dense one costs. Whatever is "
             "saved is epochs."
+        )
+    cut = {row.name: row.flops_left for row in document.rows if row.flops_left < 1}
+    if cut:
+        shares = [f"{name} {100 * left:.0f} %" for name, left in cut.items()]
+        yield (
+            "Channels were cut out before retraining, so that an epoch, an attack and a prediction "
+            f"cost less; of a forward pass's FLOPs are left: {listed(shares)}. The search ran the "
+            "whole network."
         )
 
 

@@ -26,6 +26,7 @@ WORST = "worst"  # beside the attacks, among the tests
 CURVES = ("validation_natural", "validation_robust", "validation", "distance")
 RUN_UNITS: dict[str, Unit] = {
     "density": "share",
+    "flops_left": "share",
     "epochs": "epochs",
     "best_epoch": "epochs",
     "search_seconds": "seconds",
@@ -43,6 +44,7 @@ RUN_UNITS: dict[str, Unit] = {
 }
 _RUN_WORDS = {
     "density": "share of weights kept",
+    "flops_left": "share of a forward pass's FLOPs left by cutting",
     "epochs": "epochs trained",
     "best_epoch": "best epoch",
     "search_seconds": "seconds of search",

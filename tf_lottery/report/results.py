@@ -111,6 +111,8 @@ class Row(Struct, kw_only=True):
       break_even: how often the ticket has to be retrained for one search to have paid.
       curve: one record an epoch.
       layers: of the mask; empty without one.
+      flops_left: FLOPs of a forward pass over those of the whole network: 1 unless channels were
+        cut out.
     """
 
     name: str
@@ -140,6 +142,7 @@ class Row(Struct, kw_only=True):
     stopped: bool = False
     curve: list[Record] = field(default_factory=list)
     layers: list[Layer] = field(default_factory=list)
+    flops_left: Share = 1.0
 
 
 class Transfer(Struct):

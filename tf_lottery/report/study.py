@@ -196,11 +196,14 @@ def _cost(document: Results) -> Iterator[Block]:
     spread = "; means over the seeds, ±: 95 % t-interval" * (len(document.seeds) > 1)
     relative = _relative(document)
     told = f" Relative: search and training over {relative}." if relative else ""
+    cut = any(row.flops_left < 1 for row in document.rows)
     yield _table("Cost of each arm,", f"search and training{spread}.{told}", tables.costs(document))
     yield Paragraph(
         "Passes are counted in images, forward, input-gradient and weight-gradient together. FLOPs "
         "count every weight, pruned or not, because that is what the hardware does: unstructured "
-        "masks save no arithmetic. Seconds are as measured.",
+        "masks save no arithmetic. Seconds are as measured."
+        + " Channels that were cut out before retraining are not there to be counted."
+        * cut,
         note=True,
     )
     yield from (Paragraph(text, note=True) for text in early_ends(document))

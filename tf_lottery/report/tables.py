@@ -102,6 +102,8 @@ def _cost_columns(document: Results) -> list[Column]:
         ("Seconds", "seconds", "total_over_dense"),
         ("FLOPs", "flops", "total_flops_over_dense"),
     ):
+        if unit == "flops" and any(row.flops_left < 1 for row in document.rows):
+            columns.append(Column(group, "left of a pass, %", Measure("run:flops_left")))
         for head, stem in (("search", "search"), ("training", "train")):
             columns.append(Column(group, head, Measure(f"run:{stem}_{unit}")))
         if document.baselines or (unit == "flops" and document.has_counted):

@@ -103,7 +103,7 @@ def _pictures(study: Study, workshop: Workshop, workdir: Path) -> None:
         return
     attack = next((a for a in attacks if a.name.startswith("pgd")), attacks[0])
     data = workshop.data(cell.config)
-    network = workshop.spec(cell.config).build(0)
+    network = workshop.spec(cell.config, cell.entry.train).build(0)
     trained = weights.read_arrays(workshop.store.file(cell.entry.train, "best.npz"))
     weights.set_weights(network, trained)
     clean, labels = data.test_images[:_SHOWN], data.test_labels[:_SHOWN]

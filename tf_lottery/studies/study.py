@@ -227,8 +227,10 @@ class Study:
         history = workshop.history(entry.train)
         own = totals.costs(entry, workshop)
         pays, name = None, self.baseline(arm)
+        left = workshop.forward_flops(config, entry.train) / workshop.forward_flops(config)
         if name is None:
-            ratios = totals.against_counted(own, len(history), config.train.epochs)
+            counted = own.train["flops"] / left / len(history) * config.train.epochs
+            ratios = totals.against_counted(own, counted)
         else:
             dense = self.cells[name, seed].entry
             baseline = totals.costs(dense, workshop)
@@ -252,6 +254,7 @@ class Study:
             "stopped": len(history) < entry.train.runtime["train"].epochs,
             "curve": history,
             "layers": workshop.ticket(entry.last_ticket).layers if entry.last_ticket else [],
+            "flops_left": left,
             **own.columns("seconds", "flops", "passes"),
             "search_source": own.source,
             "total_over_dense": ratios.get("seconds"),

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from tf_lottery.compaction import Compaction
+
 
 class RelativeDistance:
     """Relative l_2 distance ``||reference - kernels|| / ||reference||``, over all layers at once.
@@ -19,6 +21,8 @@ class RelativeDistance:
     Args:
       reference: layer name -> kernel, as ``pruning.masks.prunable_kernels`` names them.
       kernels: the variables (or arrays) to compare with it, now and later.
+      compaction: what was cut out of the reference's network before these were made, whose weights
+        count as 0 too; ``None``: nothing.
 
     Raises:
       ValueError: a layer is in one of the two only, a shape differs, or ``reference``
@@ -30,7 +34,19 @@ class RelativeDistance:
       1.0
     """
 
-    def __init__(self, reference: Mapping[str, np.ndarray], kernels: Mapping[str, Any]):
+    def __init__(
+        self,
+        reference: Mapping[str, np.ndarray],
+        kernels: Mapping[str, Any],
+        compaction: Compaction | None = None,
+    ):
+        self._norm, self._gone = math.sqrt(_squares(reference.values())), 0.0
+        if compaction is not None:
+            whole = {f"{name}/kernel": kernel for name, kernel in reference.items()}
+            left = compaction.cut(whole)
+            zeros = {name: np.zeros_like(kernel) for name, kernel in left.items()}
+            self._gone = _squares(compaction.embed(zeros, whole).values())
+            reference = {name: left[f"{name}/kernel"] for name in reference}
         if set(reference) != set(kernels):
             odd = ", ".join(sorted(set(reference) ^ set(kernels))[:4])
             raise ValueError(f"distance to another network: {odd} in one of the two only")
@@ -42,7 +58,6 @@ class RelativeDistance:
                 )
         self._reference = dict(reference)
         self._kernels = dict(kernels)
-        self._norm = _norm(self._reference.values())
         if not 0 < self._norm < math.inf:
             raise ValueError(f"distance: the reference kernels have norm {self._norm}")
 
@@ -52,9 +67,9 @@ class RelativeDistance:
             np.asarray(self._reference[name], np.float64) - np.asarray(kernel, np.float64)
             for name, kernel in self._kernels.items()
         )
-        return _norm(differences) / self._norm
+        return math.sqrt(_squares(differences) + self._gone) / self._norm
 
 
-def _norm(arrays) -> float:
-    """Euclidean norm of all numbers of all arrays together."""
-    return math.sqrt(sum(float(np.sum(np.square(array, dtype=np.float64))) for array in arrays))
+def _squares(arrays) -> float:
+    """Sum of the squares of all numbers of all arrays."""
+    return sum(float(np.sum(np.square(array, dtype=np.float64))) for array in arrays)

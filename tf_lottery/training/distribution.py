@@ -116,7 +116,8 @@ class Distribution:
         with self.scope():
             placed = wrap(masked.network, SynchronizedBatchNorm if synchronize else None)
             if not masked.is_dense():
-                placed.set_masks(masked.get_masks())
+                filters = {key: factor.numpy() for key, factor in masked.filters.items()}
+                placed.set_masks(masked.get_masks(), filters)
         return placed
 
     def resume(self, masked: MaskedNetwork, placed: MaskedNetwork, optimizer: Any) -> None:

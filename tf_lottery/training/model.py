@@ -12,6 +12,7 @@ from collections.abc import Callable
 from tf_lottery.attacks import make_attack
 from tf_lottery.keras import keras, tf
 from tf_lottery.models.frozen import frozen_logits
+from tf_lottery.nesting import named_layers
 from tf_lottery.objectives import Objective, Step
 from tf_lottery.options.registries import OBJECTIVES
 from tf_lottery.options.settings import ObjectiveConfig, TrainConfig, derive_seed
@@ -39,6 +40,8 @@ class LotteryModel(keras.Model):
       weight_decay: L2 coefficient, added as ``weight_decay * w`` to the gradient of
         every trainable variable before momentum, as PyTorch's SGD (and so the
         paper's code) does; Keras's own ``weight_decay`` is decoupled from the rate.
+      batch_norm_l1: L1 coefficient of the scales of BatchNorm layers, added as
+        ``batch_norm_l1 * sign(scale)`` to their gradients (Liu et al. 2017, arXiv 1708.06519).
       validation_attack: judged on validation images; ``None``: clean accuracy only.
       validation_network: float32 twin used for validation when the trained
         network computes in another precision; its weights are the caller's to sync.
@@ -66,6 +69,7 @@ class LotteryModel(keras.Model):
         *,
         attack_seed: int = 0,
         weight_decay: float = 0.0,
+        batch_norm_l1: float = 0.0,
         validation_attack: Attack | None = None,
         validation_network: keras.Model | None = None,
         validation_fgsm: Attack | None = None,
@@ -87,6 +91,9 @@ class LotteryModel(keras.Model):
             self.perturbation = tf.Variable(tf.zeros(image_shape), False, name="perturbation")
         self.attack_seed = attack_seed
         self.weight_decay = weight_decay
+        self.batch_norm_l1 = batch_norm_l1
+        scales = {id(scale) for scale in batch_norm_scales(self.network)}
+        self._scales = [id(variable) in scales for variable in self.network.trainable_variables]
         self.validation_attack = validation_attack
         self.validation_network = validation_network or masked.network
         self.validation_fgsm = validation_fgsm
@@ -196,6 +203,14 @@ class LotteryModel(keras.Model):
             gradients = [
                 _decayed(gradient, decay, variable)
                 for gradient, variable in zip(gradients, variables, strict=True)
+            ]
+        if self.batch_norm_l1:
+            shrink = self.batch_norm_l1 / self._replicas
+            gradients = [
+                gradient + shrink * tf.sign(variable) if scale else gradient
+                for gradient, variable, scale in zip(
+                    gradients, variables, self._scales, strict=True
+                )
             ]
         gradients = [
             gradient if factor is None else gradient * factor
@@ -330,6 +345,7 @@ def make_training_model(
         image_shape=carried if free else None,
         attack_seed=derive_seed(seed, "attack"),
         weight_decay=config.weight_decay,
+        batch_norm_l1=config.batch_norm_l1,
         validation_attack=validation_attack,
         validation_network=validation_network,
         validation_fgsm=validation_fgsm,
@@ -338,6 +354,15 @@ def make_training_model(
         validation_loss=validation_loss,
         average=average,
     )
+
+
+def batch_norm_scales(network: keras.Model) -> list[tf.Variable]:
+    """The scales (gamma) of a network's BatchNorm layers that have one."""
+    return [
+        layer.gamma
+        for layer in named_layers(network).values()
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.gamma is not None
+    ]
 
 
 def _decayed(gradient, decay, variable):

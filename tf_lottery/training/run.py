@@ -109,7 +109,9 @@ class Training:
         if collapse:
             measures["collapsed"] = lambda: collapse.collapsed
         if reporting.distance_from is not None:
-            measures["distance"] = RelativeDistance(reporting.distance_from, task.masked.kernels)
+            measures["distance"] = RelativeDistance(
+                reporting.distance_from, task.masked.kernels, reporting.compaction
+            )
         self.kept: dict[str, Any] = {}  # further variables of checkpoints
         if config.settling:
             watch = MaskDistance(task.masked, config.settling, task.seed)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tf_lottery.compaction import Compaction
 from tf_lottery.data import (
     ImageData,
     evaluation_batches,
@@ -48,6 +49,7 @@ class Reporting:
       log_settings: for TensorBoard's HParams table.
       distance_from: kernels by layer name to which every row of the history gives the
         relative distance, see ``RelativeDistance``.
+      compaction: what the network is of the one that these kernels are of; ``None``: all.
     """
 
     stage: str = "training"
@@ -57,6 +59,7 @@ class Reporting:
     log_directory: Path | None = None
     log_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     distance_from: Mapping[str, np.ndarray] | None = None
+    compaction: Compaction | None = None
 
 
 @dataclasses.dataclass(frozen=True)
