@@ -408,15 +408,14 @@ def _pair_problems(where: str, claim: Claim, document: Results) -> Iterator[str]
         return
     if claim.theirs is None or not claim.measure.startswith("test"):
         yield f"{where} of what are not two networks on test images"
-        return
-    if [pair.seed for pair in claim.pairs] != document.seeds:
+    elif [pair.seed for pair in claim.pairs] != document.seeds:
         yield f"{where} are not of the seeds {document.seeds}"
-        return
-    sides = zip(claim.pairs, document.runs(claim.ours), document.runs(claim.theirs), strict=True)
-    for pair, ours, theirs in sides:
-        images = {pair.examples, ours.test_examples, theirs.test_examples}
-        if len(images) > 1 or pair.only_ours + pair.only_theirs > pair.examples:
-            yield f"{where} of seed {pair.seed} do not fit {ours.test_examples} images"
+    else:
+        both = (document.runs(claim.ours), document.runs(claim.theirs))
+        for pair, ours, theirs in zip(claim.pairs, *both, strict=True):
+            images = {pair.examples, ours.test_examples, theirs.test_examples}
+            if len(images) > 1 or pair.only_ours + pair.only_theirs > pair.examples:
+                yield f"{where} of seed {pair.seed} do not fit {ours.test_examples} images"
 
 
 def _figure_problems(where: str, figure: Figure, names: Sequence[str]) -> Iterator[str]:
@@ -429,8 +428,8 @@ def _figure_problems(where: str, figure: Figure, names: Sequence[str]) -> Iterat
         yield f"{where} has no measures"
     for word in figure.measures:
         measure = parse(word)
-        over_epochs = measure.at is None and measure.key is None
-        if figure.form in ("epochs", "sweep") and over_epochs != (figure.form == "epochs"):
+        wrong = "sweep" if measure.at is None and measure.key is None else "epochs"
+        if figure.form == wrong:
             yield f"{where}: {word!r} is no measure of form {figure.form!r}"
 
 
