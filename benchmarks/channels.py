@@ -6,8 +6,8 @@ For VGG-16, ResNet-18 and WideResNet-28-2 on images of 32 x 32: a natural traini
 step and a forward pass, whole, and cut as ``--structure=channels --channel_score=filter_norm`` cuts
 the network as initialised, with 30, 50 and 70 % of the channels removed. In turns, so that the
 ratios are of one machine in one state. ``time_left`` beside ``flops_left`` says how much of what
-the FLOPs promise the machine keeps. ``--quick``: narrow networks, small batches and few turns, to see
-that it runs; its numbers mean nothing.
+the FLOPs promise the machine keeps. ``--quick``: narrow networks, small batches and few turns, to
+see that it runs; its numbers mean nothing.
 """
 
 from __future__ import annotations

@@ -37,7 +37,8 @@ __all__ = [
     "ARCHITECTURES", "DTYPE_POLICIES", "EXPORT_FORMATS", "KINDS", "MEASURED", "ROLES", "SCHEDULES",
     "SCOPES", "SCORES", "TRAINING_ATTACK", "WARMED_UP", "AttackConfig", "DataConfig",
     "LotteryConfig", "ModelConfig", "ObjectiveConfig", "Phase", "PruneConfig", "ScheduleConfig",
-    "SparsityUpdateConfig", "TrainConfig", "attack_from_name", "check_depth", "derive_seed", "differences", "fingerprint", "settings", "several",
+    "SparsityUpdateConfig", "TrainConfig", "attack_from_name", "check_depth", "derive_seed",
+    "differences", "fingerprint", "settings", "several",
 ]  # fmt: skip
 
 KINDS = tuple(FINDERS)
