@@ -74,7 +74,7 @@ def test_a_stop_is_announced(tmp_path, capfd):
         "train: dense: stopped after epoch 3 of 8 by --patience=2, the best being epoch 1; "
         "62.5% of its FLOPs are saved"
     ) in said.err
-    assert "Ended by --patience" in " ".join(said.out.split())
+    assert "Ended before the last planned epoch" in " ".join(said.out.split())
     results = json.loads((tmp_path / "results.json").read_text())
     assert "weights" not in results["rows"][0]
     assert "raw_natural" not in results["rows"][0]["curve"][0]

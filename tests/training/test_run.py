@@ -44,7 +44,7 @@ ROW = {
     "epoch", "learning_rate", "loss", "train_accuracy", "gradient_norm", "validation_natural",
     "validation_robust", "raw_natural", "raw_robust", "weights", "validation_fgsm", "collapsed",
     "rollbacks", "overfit_rollbacks", "attack", "seconds", "startup_seconds",
-    "validation_seconds", "distance", "input_gradients",
+    "validation_seconds", "distance", "input_gradients", "mask_distance", "validation_loss",
 }  # fmt: skip
 
 

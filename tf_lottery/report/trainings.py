@@ -14,7 +14,7 @@ def training(entry: LedgerEntry) -> str:
 
 
 def early_ends(document: Results) -> Iterator[str]:
-    """Which trainings ``--patience`` ended, and what that saved; nothing where it ended none."""
+    """Which trainings ended early, by patience or settled masks, and what that saved."""
     ended = [entry for entry in document.ledger if entry.epochs]
     if not ended:
         return
@@ -26,7 +26,8 @@ def early_ends(document: Results) -> Iterator[str]:
     spent, planned = (sum(getattr(e, key) for e in ended) for key in ("flops", "planned_flops"))
     together = f" Together: {_saved(spent, planned)}." if len(ended) > 1 else ""
     yield (
-        f"Ended by --patience, as validation accuracy rose no more: {each}.{together} All costs "
+        "Ended before the last planned epoch, as validation accuracy rose no more (--patience) or "
+        f"the mask of a search had settled: {each}.{together} All costs "
         "are of the epochs that were run; “last” is the last of these."
     )
 
