@@ -41,6 +41,13 @@ IN_KEY = {
     "search_schedule": "cosine",
     "rate_drops": (0.6,),
     "search_rate_drops": (0.6,),
+    "search": "early",
+    "sparsity": (0.5, {"search": "early"}),  # whose mask has to settle
+    "mask_distance": (0.2, {"search": "early"}),
+    "beta": (3.0, {"search_objective": "trades"}),
+    "replays": (2, {"search_objective": "free"}),
+    "label_smoothing": 0.1,
+    "awp_gamma": 0.01,
     "rewind_epoch": 2,  # the weights of that epoch are kept
     "eps": 0.1,
     "steps": (3, {"search_objective": "pgd"}),
@@ -79,6 +86,10 @@ NOT_IN_KEY = {
     "ticket_schedule": "cosine",
     "ticket_rate_drops": (0.6,),
     "sparsity": 0.5,
+    "mask_distance": 0.2,
+    "layer_density": "uniform",
+    "beta": (3.0, {"objective": "trades"}),
+    "replays": (2, {"objective": "free"}),
     "score": "magnitude",
     "scope": "layer",
     "pruning_schedule": "geometric",  # of the first round
