@@ -105,14 +105,10 @@ def test_only_new_attacks_are_run_and_the_verdicts_are_the_same(copies, ran, bef
 def test_another_step_or_radius_or_seed_is_another_attack(copies, ran):
     store = copies("ours")
     run_stages([evaluation(("pgd3",))], Workshop(store))
-    for change in (
-        {"eval_step_size": 0.01},
-        {"eval_eps": 0.1},
-        {"restarts": 2},
-        {"test_examples": 40},
-    ):
+    changes = ("eval_step_size", 0.01), ("eval_eps", 0.1), ("restarts", 2), ("test_examples", 40)
+    for change in changes:
         ran.clear()
-        run_stages([evaluation(("pgd3",), **change)], Workshop(store))
+        run_stages([evaluation(("pgd3",), **dict([change]))], Workshop(store))
         assert ran == ["pgd3"]
 
 
@@ -140,16 +136,14 @@ def test_each_evaluation_bears_the_cost_of_what_it_ran(copies):
     run_stages([second], Workshop(store))
     run_stages([second], shop)
     paid, alone = ledger(store, second), ledger(shop.store, second)
-    fgsm = ledger(store, attack_stage(first, first.runtime["config"].attacks[0]))
+    fgsm, pgd5 = (attack_stage(second, one) for one in second.runtime["config"].attacks)
+    assert store.manifest(pgd5)["kind"] == "attack"
+    fgsm = ledger(store, fgsm)
     for column in ("forward_passes", "input_gradient_passes", "flops"):
         assert paid[column] == alone[column] - fgsm[column]
         assert fgsm[column] > 0
     assert 0 < paid["flops"] <= planned < before
     assert ledger(store, second)["examples"] == 50
-    assert (
-        store.manifest(attack_stage(second, second.runtime["config"].attacks[1]))["kind"]
-        == "attack"
-    )
 
 
 def test_what_was_interrupted_goes_on_and_lends_what_it_finished(copies, ran, monkeypatch):
@@ -164,9 +158,10 @@ def test_what_was_interrupted_goes_on_and_lends_what_it_finished(copies, ran, mo
             raise KeyboardInterrupt
         return noted(self, *arguments)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(PackedAttack, "run", die)
-        run_stages([stage], Workshop(store))
+        with pytest.raises(KeyboardInterrupt):
+            run_stages([stage], Workshop(store))
     assert ran == ["fgsm", "pgd5"]
     run_stages([other], Workshop(store))
     assert ran == ["fgsm", "pgd5", "cw5"]
@@ -183,9 +178,10 @@ def test_a_kill_before_an_attack_is_kept_keeps_it_later(copies, ran, monkeypatch
     def die(*arguments):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(FinishedAttacks, "keep", die)
-        run_stages([stage], Workshop(store))
+        with pytest.raises(KeyboardInterrupt):
+            run_stages([stage], Workshop(store))
     assert not list(store.root.glob("attack-*"))
     run_stages([stage], Workshop(store))
     assert ran == ["fgsm", "pgd3"]
