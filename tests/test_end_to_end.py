@@ -264,7 +264,7 @@ def test_another_sparsity_reuses_the_searches(copied, tmp_path):
     after = manifests(store)
     assert {name: after[name] for name in before} == before
     new = [json.loads((store / n / "manifest.json").read_text()) for n in set(after) - set(before)]
-    assert {m["kind"] for m in new} == {"prune", "train", "evaluate", "export"}
+    assert {m["kind"] for m in new} == {"prune", "train", "evaluate", "attack", "export"}
     assert not [m["label"] for m in new if "search" in m["label"]]
     assert "search" not in "".join(line for line in out.splitlines() if line.startswith("["))
     document = json.loads((tmp_path / "other" / "results.json").read_text())

@@ -13,7 +13,7 @@ from tf_lottery.lottery import work
 from tf_lottery.lottery.graph import entries, make_entry
 from tf_lottery.lottery.work import Workshop
 from tf_lottery.main import main
-from tf_lottery.options.build import DEFAULTS
+from tf_lottery.options.build import DEFAULTS, OPTIONS
 
 BASE = {"epochs": 6, "search_epochs": 4, "compare": ("boosting",)}
 # Option -> another value of it, with what else it needs.
@@ -29,29 +29,29 @@ IN_KEY = {
     "width_multiplier": 0.5,
     "normalize": True,
     "recipe": "pgd",
-    "search_recipe": "pgd",
     "search_objective": "pgd",
     "search_phases": ("fgsm:2", "pgd:2"),
     "epochs": (7, {"search_epochs": 0}),
     "search_epochs": 5,
     "search_learning_rate": 0.02,
     "batch_size": 32,
-    "search_batch_size": 32,
     "schedule": "cosine",
-    "search_schedule": "cosine",
     "rate_drops": (0.6,),
-    "search_rate_drops": (0.6,),
+    "search": "early",
+    "sparsity": (0.5, {"search": "early"}),  # whose mask has to settle
+    "mask_distance": (0.2, {"search": "early"}),
+    "beta": (3.0, {"search_objective": "trades"}),
+    "replays": (2, {"search_objective": "free"}),
+    "label_smoothing": 0.1,
+    "awp_gamma": 0.01,
     "rewind_epoch": 2,  # the weights of that epoch are kept
     "eps": 0.1,
     "steps": (3, {"search_objective": "pgd"}),
     "step_size": (0.01, {"search_objective": "pgd"}),
     "random_start": (True, {"search_objective": "pgd"}),
     "momentum": 0.5,
-    "search_momentum": 0.5,
     "weight_decay": 0.0,
-    "search_weight_decay": 0.0,
     "dtype_policy": "mixed_bfloat16",
-    "search_dtype_policy": "mixed_bfloat16",
     "attack_loss_scale": 1024.0,
     "jit_compile": True,
     "on_overfit": "rollback",
@@ -63,22 +63,18 @@ IN_KEY = {
 NOT_IN_KEY = {
     "test_examples": 50,
     "data_dir": "/elsewhere",
-    "ticket_recipe": "pgd",
     "objective": "fgsm",
-    "ticket_objective": "fgsm",
     "phases": (("fgsm:3", "pgd:3"), {"search_objective": "fgsm"}),
-    "ticket_phases": ("fgsm:3", "pgd:3"),
     "epochs": 7,  # with --search_epochs
     "ticket_epochs": 5,
     "learning_rate": 0.2,
-    "ticket_learning_rate": 0.2,
     "warmup_start": 0.005,  # the boosting search has no warm-up
     "warmup_epochs": 2,
-    "ticket_warmup_epochs": 2,
-    "ticket_batch_size": 32,
-    "ticket_schedule": "cosine",
-    "ticket_rate_drops": (0.6,),
     "sparsity": 0.5,
+    "mask_distance": 0.2,
+    "layer_density": "uniform",
+    "beta": (3.0, {"objective": "trades"}),
+    "replays": (2, {"objective": "free"}),
     "score": "magnitude",
     "scope": "layer",
     "pruning_schedule": "geometric",  # of the first round
@@ -89,13 +85,8 @@ NOT_IN_KEY = {
     "random_start": True,
     "validation_attack": "pgd3",
     "validation_images": 20,
-    "ticket_momentum": 0.5,
-    "ticket_weight_decay": 0.0,
-    "ticket_dtype_policy": "mixed_bfloat16",
     "patience": 2,
-    "ticket_patience": 2,
     "ema_decay": 0.9,
-    "ticket_ema_decay": 0.9,
     "attack_loss_scale": 1.0,  # the default, spelt out
     "data_on_device": "on",
     "checkpoint_minutes": 1.0,
@@ -108,6 +99,14 @@ NOT_IN_KEY = {
     "restarts": 2,
     "compare": ("dense", "boosting"),
 }
+
+# What one training may be told by itself: as if all were, of the search alone.
+for _name, _told in OPTIONS.items():
+    if _told.role == "search":
+        IN_KEY.setdefault(_name, IN_KEY.get(_name.removeprefix("search_")))
+    elif _told.role:
+        _shared = _name.removeprefix(f"{_told.role}_")
+        NOT_IN_KEY.setdefault(_name, NOT_IN_KEY.get(_shared, IN_KEY.get(_shared)))
 
 
 def first_search(**options):

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
@@ -37,6 +37,22 @@ from tf_lottery.keras import full_float32, tf
 from tf_lottery.options.attacks import default_eps
 from tf_lottery.options.checks import at_least
 from tf_lottery.options.settings import AttackConfig, attack_from_name, settings
+
+
+class FinishedAttacks(Protocol):
+    """Where whole attacks are kept, for other evaluations of the same model and images."""
+
+    def find(
+        self, attack: AttackConfig, clean: np.ndarray
+    ) -> tuple[Verdicts, dict[str, Passes]] | None: ...
+
+    def keep(
+        self,
+        attack: AttackConfig,
+        clean: np.ndarray,
+        verdicts: Verdicts,
+        passes: Mapping[str, Passes],
+    ) -> None: ...
 
 
 class Evaluator:
@@ -85,6 +101,7 @@ class Evaluator:
         checkpoint: Checkpoint | None = None,
         identity: Mapping[str, Any] | None = None,
         announce: Callable[[str], None] | None = None,
+        finished: FinishedAttacks | None = None,
     ) -> Evaluation:
         """Evaluates on images.
 
@@ -100,6 +117,7 @@ class Evaluator:
             of another evaluation is refused.
           announce: told in a line of each attack, or part of a suite, that has ended, and
             of each of the ``warnings``.
+          finished: asked for each attack before it is run, and given it afterwards.
 
         Raises:
           ValueError: no images, unequal lengths, pixels outside [0, 1], labels that are
@@ -111,9 +129,11 @@ class Evaluator:
         """
         x, y = _checked(x, y)
         with full_float32():
-            return self._evaluate(x, y, seed, progress, checkpoint, identity, announce)
+            return self._evaluate(x, y, seed, progress, checkpoint, identity, announce, finished)
 
-    def _evaluate(self, x, y, seed, progress, checkpoint, identity, announce) -> Evaluation:
+    def _evaluate(
+        self, x, y, seed, progress, checkpoint, identity, announce, finished
+    ) -> Evaluation:
         self._compile(x.shape[1:])
         began = time.perf_counter()
         clean, outputs = self._predict(x)
@@ -138,8 +158,16 @@ class Evaluator:
             known = Progress(clean, clean_passes)
         run = _Run(x, y, seed, known, progress, checkpoint, who, announce)
         for number, config in enumerate(self._attacks):
+            name = config.name
             if number >= known.attack:
-                self._attack(run, config, classes)
+                told = finished.find(config, known.clean) if finished else None
+                if told is None:
+                    self._attack(run, config, classes)
+                else:
+                    known.verdicts[name], known.passes[name] = told
+                    run.done()
+            if finished:
+                finished.keep(config, known.clean, known.verdicts[name], known.passes[name])
         found = result_of(y, known, self._attacks)
         warned(blind_beats_gradient(self._attacks, found.survived, found.broken_by))
         return replace(found, warnings=tuple(warned.lines))
@@ -225,8 +253,7 @@ class Evaluator:
                 )
             known.part, known.cursor = part + 1, None
             run.finished(label, verdicts, used)
-        known.attack, known.part = known.attack + 1, 0
-        run.save()
+        run.done()
 
 
 class _Warned:
@@ -259,6 +286,11 @@ class _Run:
     def save(self) -> None:
         if self.checkpoint is not None:
             self.checkpoint.write(self.known, self.identity)
+
+    def done(self) -> None:
+        """With the attack under way."""
+        self.known.attack, self.known.part, self.known.cursor = self.known.attack + 1, 0, None
+        self.save()
 
     def bar(self, label: str, attack: PackedAttack, cursor: Cursor, verdicts: Verdicts) -> _Bar:
         return _Bar(self, label, attack, cursor, verdicts)

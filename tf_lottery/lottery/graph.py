@@ -37,6 +37,7 @@ from tf_lottery.options.registries import FINDERS, SCORES
 from tf_lottery.options.searches import CURRENT, SCORED_AT_INIT, SEARCHES, SettlingConfig
 from tf_lottery.options.settings import (
     MEASURED,
+    AttackConfig,
     LotteryConfig,
     TrainConfig,
     attack_from_name,
@@ -144,6 +145,19 @@ def make_entry(
         "export", f"export: {called}", {"weights": "best"}, export_parents, {"config": config}
     )
     return Entry(kind, ticket, train, evaluations, export)
+
+
+def attack_stage(evaluation: Stage, attack: AttackConfig) -> Stage:
+    """One attack of an evaluation, which other evaluations may have too."""
+    names = ("weights", "dataset", "test_examples", "seed")
+    return Stage(
+        "attack",
+        f"{evaluation.label}: {attack.name}",
+        {"attack": settings(attack), **{name: evaluation.settings[name] for name in names}},
+        evaluation.parents,
+        evaluation.runtime,
+        evaluation.revision,
+    )
 
 
 def training_data(config: LotteryConfig) -> dict:

@@ -7,6 +7,7 @@ stage's ``runtime["work"]``: other processes find it by that.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import shutil
 import sys
@@ -29,6 +30,8 @@ from tf_lottery.export import export_saved_model
 from tf_lottery.lottery import dynamic
 from tf_lottery.lottery.costs import Cost, evaluation_cost, training_cost, transfer_cost
 from tf_lottery.lottery.finding import prune, searched_kernels
+from tf_lottery.lottery.finished_attacks import FinishedAttacks, spent
+from tf_lottery.lottery.graph import attack_stage
 from tf_lottery.lottery.resources import Resources
 from tf_lottery.lottery.scoring import predicted_cost
 from tf_lottery.models.spec import NetworkSpec
@@ -225,7 +228,7 @@ def _train(
 
 
 def evaluate(shop: Resources, stage: Stage, directory: Path) -> None:
-    """Leaves ``evaluation.json`` and ``examples.npz``."""
+    """Leaves ``evaluation.json`` and ``examples.npz``, and each attack as a stage of its own."""
     config: LotteryConfig = stage.runtime["config"]
     trained = stage.parents["trained"]
     name = "best.npz" if stage.settings["weights"] == "best" else "final.npz"
@@ -241,6 +244,8 @@ def evaluate(shop: Resources, stage: Stage, directory: Path) -> None:
     data = shop.data(config)
     weights.set_weights(shop.network(config, trained), values)
     checkpoint = Checkpoint(directory / "progress.npz")
+    flops = shop.forward_flops(config, trained)
+    finished = FinishedAttacks(shop.store, stage, flops)
     found = shop.evaluator(config, trained)(
         data.test_images,
         data.test_labels,
@@ -248,6 +253,7 @@ def evaluate(shop: Resources, stage: Stage, directory: Path) -> None:
         shop.progress,
         checkpoint,
         {"stage": stage.key, "data": data.digest},
+        finished=finished,
     )
     files.write_json(
         directory / "evaluation.json",
@@ -263,16 +269,9 @@ def evaluate(shop: Resources, stage: Stage, directory: Path) -> None:
         warnings.warn(f"{stage.label}: {line}", RobustnessWarning, stacklevel=1)
     arrays = {"index": data.test_index, **found.arrays()}
     weights.write_arrays(directory / "examples.npz", arrays)
-    passes = [part for parts in found.passes.values() for part in parts.values()]
-    forward = sum(part.forward_passes for part in passes)
-    gradient = sum(part.input_gradient_passes for part in passes)
-    cost = Cost(
-        seconds=sum(found.seconds.values()),  # of all processes it took
-        examples=len(found.labels),
-        forward_passes=forward,
-        input_gradient_passes=gradient,
-        flops=(forward + gradient) * shop.forward_flops(config, trained),
-    )
+    others = {attack.name for attack in config.attacks if finished.is_of_another(attack)}
+    own = (parts.values() for name, parts in found.passes.items() if name not in others)
+    cost = spent(itertools.chain.from_iterable(own), len(found.labels), flops)
     files.write_json(directory / "ledger.json", cost.to_json())
     checkpoint.remove()
 
@@ -375,7 +374,10 @@ def _training_cost(
 def _evaluation_cost(shop: Resources, stage: Stage) -> Cost:
     config = stage.runtime["config"]
     data, flops = shop.data(config), shop.forward_flops(config, stage.parents["trained"])
-    return evaluation_cost(config.attacks, len(data.test_labels), flops, data.num_classes)
+    stages = {each: attack_stage(stage, each) for each in config.attacks}
+    known = shop.store.finished(stages.values())
+    left = tuple(each for each, own in stages.items() if own.key not in known)
+    return evaluation_cost(left, len(data.test_labels), flops, data.num_classes)
 
 
 def _transfer_cost(shop: Resources, stage: Stage) -> Cost:
