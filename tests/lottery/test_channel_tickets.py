@@ -208,6 +208,10 @@ def test_the_penalty_is_of_searches_alone():
     ("options", "flag"),
     [
         ({"structure": "channels", "pruning_schedule": "geometric"}, "pruning_schedule"),
+        (
+            {"structure": "channels", "sparsity": 0.5, "sparsity_update": "flying_bird"},
+            "sparsity_update",
+        ),
         ({"channel_sparsity": 0.0}, "channel_sparsity"),
         ({"channel_sparsity": 1.0}, "channel_sparsity"),
         ({"channel_floor": 1.5}, "channel_floor"),
