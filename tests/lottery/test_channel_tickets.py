@@ -141,9 +141,11 @@ def test_widths_of_no_such_network_are_refused(widths):
 def test_other_processes_build_the_network_that_the_chief_names(monkeypatch, tmp_path):
     config = lottery_config(epochs=1, eps=0.1, width_multiplier=0.25, structure="channels")
     entry, made = make_entry(config, "boosting"), []
-    monkeypatch.setattr(
-        work, "_train", lambda shop, stage, spec, start, *_, **__: made.append(start)
-    )
+
+    def noted(shop, stage, spec, start, directory, **telling):
+        made.append(start)
+
+    monkeypatch.setattr(work, "_train", noted)
     widths = json.loads(json.dumps((("conv1", 3), ("conv2", 5))))
     work.Workshop(Store(tmp_path, read_only=True)).train_along(entry.train, widths)
     kernels = made[0].kernels
@@ -206,6 +208,10 @@ def test_the_penalty_is_of_searches_alone():
     ("options", "flag"),
     [
         ({"structure": "channels", "pruning_schedule": "geometric"}, "pruning_schedule"),
+        (
+            {"structure": "channels", "sparsity": 0.5, "sparsity_update": "flying_bird"},
+            "sparsity_update",
+        ),
         ({"channel_sparsity": 0.0}, "channel_sparsity"),
         ({"channel_sparsity": 1.0}, "channel_sparsity"),
         ({"channel_floor": 1.5}, "channel_floor"),

@@ -54,7 +54,7 @@ def predicted_cost(shop: Resources, stage: Stage) -> Cost:
     config, chosen = stage.runtime["config"], stage.settings
     classes = shop.data(config).num_classes
     images, forward, gradients = planned_passes(chosen.get("score", ""), classes)
-    if not images:
+    if not images or (chosen.get("structure") == "channels" and not chosen["sparsity"]):
         return Cost()
     steps = config.search.objective.attack_steps if "objective" in chosen else 0
     passes = {

@@ -100,6 +100,9 @@ def train_network(shop: Resources, stage: Stage, directory: Path) -> None:
     logs = None if shop.log_root is None else shop.log_root / files.slug(stage.label)
     ticket = stage.parents.get("ticket")
     start, compaction = _start(shop, stage, training.dtype_policy)
+    if compaction is not None and training.sparsity_update is not None:
+        name = training.sparsity_update.name
+        raise UsageError.bad_value("sparsity_update", name, "none for a ticket of channels")
     searched = None if ticket is None else searched_kernels(shop, ticket)
     call = {"train": stage.key, **({"widths": spec.widths} if spec.widths else {})}
     with shop.distribution.calling(call):

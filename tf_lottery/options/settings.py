@@ -244,6 +244,10 @@ class LotteryConfig(Options, topic="Running"):
             raise UsageError.bad_value(
                 "sparsity_update", update.name, "none with --sparsity=0: nothing is pruned"
             )
+        if update is not None and self.prune.structure == "channels":
+            raise UsageError.bad_value(
+                "sparsity_update", update.name, "none with --structure=channels"
+            )
         rewind = self.prune.rewind_epoch
         if isinstance(rewind, int) and rewind > self.search.epochs:
             raise UsageError.bad_value(

@@ -111,8 +111,7 @@ class Row(Struct, kw_only=True):
       break_even: how often the ticket has to be retrained for one search to have paid.
       curve: one record an epoch.
       layers: of the mask; empty without one.
-      flops_left: FLOPs of a forward pass over those of the whole network: 1 unless channels were
-        cut out.
+      flops_left: FLOPs of a forward pass over the whole network's; 1 where nothing was cut out.
     """
 
     name: str
