@@ -7,31 +7,29 @@ stage's ``runtime["work"]``: other processes find it by that.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import shutil
 import sys
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from tf_lottery import files, weights
 from tf_lottery.compaction import Compaction
 from tf_lottery.cutting import trained_network
 from tf_lottery.engine.stage import Stage
 from tf_lottery.errors import UsageError
-from tf_lottery.evaluation import Checkpoint, RobustnessWarning, logits_function
-from tf_lottery.evaluation.transfer import transfer_matrix
 from tf_lottery.export import export_saved_model
 from tf_lottery.lottery import dynamic
-from tf_lottery.lottery.costs import Cost, evaluation_cost, training_cost, transfer_cost
+from tf_lottery.lottery.attacking import (
+    evaluate,
+    predicted_evaluation,
+    predicted_transfer,
+    transfer,
+)
+from tf_lottery.lottery.costs import Cost, training_cost
 from tf_lottery.lottery.finding import prune, searched_kernels
-from tf_lottery.lottery.finished_attacks import FinishedAttacks, spent
-from tf_lottery.lottery.graph import attack_stage
 from tf_lottery.lottery.resources import Resources
 from tf_lottery.lottery.scoring import predicted_cost
 from tf_lottery.models.spec import NetworkSpec
@@ -230,55 +228,6 @@ def _train(
     )
 
 
-def evaluate(shop: Resources, stage: Stage, directory: Path) -> None:
-    """Leaves ``evaluation.json`` and ``examples.npz``, and each attack as a stage of its own."""
-    config: LotteryConfig = stage.runtime["config"]
-    trained = stage.parents["trained"]
-    name = "best.npz" if stage.settings["weights"] == "best" else "final.npz"
-    values = weights.read_arrays(shop.store.file(trained, name))
-    twin = stage.runtime.get("twin")
-    if twin is not None and shop.store.has(twin):
-        other = weights.read_arrays(shop.store.file(trained, "best.npz"))
-        if weights.digest(values) == weights.digest(other):
-            for file in ("evaluation.json", "examples.npz"):
-                shutil.copyfile(shop.store.file(twin, file), directory / file)
-            files.write_json(directory / "ledger.json", Cost().to_json())
-            return
-    data = shop.data(config)
-    weights.set_weights(shop.network(config, trained), values)
-    checkpoint = Checkpoint(directory / "progress.npz")
-    flops = shop.forward_flops(config, trained)
-    finished = FinishedAttacks(shop.store, stage, flops)
-    found = shop.evaluator(config, trained)(
-        data.test_images,
-        data.test_labels,
-        config.seed,
-        shop.progress,
-        checkpoint,
-        {"stage": stage.key, "data": data.digest},
-        finished=finished,
-    )
-    files.write_json(
-        directory / "evaluation.json",
-        {
-            "natural": found.natural,
-            "robust": found.robust,
-            "examples": len(found.labels),
-            "seconds": found.seconds,
-            **({"warnings": list(found.warnings)} if found.warnings else {}),
-        },
-    )
-    for line in found.warnings:
-        warnings.warn(f"{stage.label}: {line}", RobustnessWarning, stacklevel=1)
-    arrays = {"index": data.test_index, **found.arrays()}
-    weights.write_arrays(directory / "examples.npz", arrays)
-    others = {attack.name for attack in config.attacks if finished.is_of_another(attack)}
-    own = (parts.values() for name, parts in found.passes.items() if name not in others)
-    cost = spent(itertools.chain.from_iterable(own), len(found.labels), flops)
-    files.write_json(directory / "ledger.json", cost.to_json())
-    checkpoint.remove()
-
-
 def export(shop: Resources, stage: Stage, directory: Path) -> None:
     """Leaves ``saved_model``, of the best epoch's weights, averaged or raw."""
     began = time.perf_counter()
@@ -309,37 +258,6 @@ def export(shop: Resources, stage: Stage, directory: Path) -> None:
         },
     )
     cost = Cost(seconds=time.perf_counter() - began)
-    files.write_json(directory / "ledger.json", cost.to_json())
-
-
-def transfer(shop: Resources, stage: Stage, directory: Path) -> None:
-    """Leaves ``transfer.json``: ``models`` (the parents' roles) and ``accuracy``, see
-    ``evaluation.transfer``; of the best epochs."""
-    began = time.perf_counter()
-    config: LotteryConfig = stage.runtime["config"]
-    data = shop.data(config)
-    networks = {}
-    for role, parent in stage.parents.items():
-        networks[role] = shop.spec(parent.runtime["config"], parent).build(0)
-        trained = weights.read_arrays(shop.store.file(parent, "best.npz"))
-        weights.set_weights(networks[role], trained)
-    matrix = transfer_matrix(
-        {role: logits_function(network) for role, network in networks.items()},
-        data.test_images,
-        data.test_labels,
-        stage.runtime["attack"],
-        config.seed,
-    )
-    files.write_json(
-        directory / "transfer.json",
-        {
-            "attack": settings(stage.runtime["attack"]),
-            "examples": len(data.test_labels),
-            "models": list(networks),
-            "accuracy": np.asarray(matrix).tolist(),
-        },
-    )
-    cost = dataclasses.replace(_transfer_cost(shop, stage), seconds=time.perf_counter() - began)
     files.write_json(directory / "ledger.json", cost.to_json())
 
 
@@ -374,23 +292,6 @@ def _training_cost(
     return training_cost(training, images, shop.forward_flops(config, stage), epochs)
 
 
-def _evaluation_cost(shop: Resources, stage: Stage) -> Cost:
-    config = stage.runtime["config"]
-    data, flops = shop.data(config), shop.forward_flops(config, stage.parents["trained"])
-    stages = {each: attack_stage(stage, each) for each in config.attacks}
-    known = shop.store.finished(stages.values())
-    left = tuple(each for each, own in stages.items() if own.key not in known)
-    return evaluation_cost(left, len(data.test_labels), flops, data.num_classes)
-
-
-def _transfer_cost(shop: Resources, stage: Stage) -> Cost:
-    data = shop.data(stage.runtime["config"])
-    trained = stage.parents.values()
-    flops = [shop.forward_flops(parent.runtime["config"], parent) for parent in trained]
-    attack = stage.runtime["attack"]
-    return transfer_cost(attack, len(data.test_labels), flops, data.num_classes)
-
-
 @dataclass(frozen=True)
 class Kind:
     """What can be done with the stages of a kind.
@@ -409,9 +310,9 @@ KINDS: dict[str, Kind] = {
     "init": Kind(initialise),
     "train": Kind(train_network, _training_cost),
     "prune": Kind(prune, predicted_cost),
-    "evaluate": Kind(evaluate, _evaluation_cost),
+    "evaluate": Kind(evaluate, predicted_evaluation),
     "export": Kind(export),
-    "transfer": Kind(transfer, _transfer_cost),
+    "transfer": Kind(transfer, predicted_transfer),
 }
 
 
