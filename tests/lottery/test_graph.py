@@ -305,6 +305,14 @@ def test_changing_masks_need_something_pruned():
         config(sparsity_update="flying_bird", sparsity=0.0)
 
 
+@pytest.mark.parametrize("kind", ["boosting", "reinit"])
+def test_a_ticket_of_channels_has_no_masks_to_change(kind):
+    cut = {"compare": (kind,), "structure": "channels", "sparsity": 0.5}
+    assert by_kind(**cut)
+    with pytest.raises(UsageError, match=r"--sparsity_update: got 'flying_bird'.*channels"):
+        by_kind(sparsity_update="flying_bird", **cut)
+
+
 def test_seeds_of_purposes_differ():
     chosen = by_kind()
     seeds = {

@@ -109,12 +109,20 @@ def make_entry(
       kind: name of a finder.
       given: takes the place of the boosting ticket's search.
       name: for the stages' labels, instead of ``kind``.
+
+    Raises:
+      UsageError: the masks of a ticket of channels are to change.
     """
     called = name or kind
     ticket: Stage | None = FINDERS.find("compare", kind)(config, name, given)
     training = config.train
     if ticket is not None:
         training = ticket.runtime.get("ticket_train", config.ticket_train)
+        update = training.sparsity_update
+        cut = any(s.settings.get("structure") == "channels" for s in in_order([ticket]))
+        if update is not None and cut:
+            allowed = "none for a ticket of channels, which is cut before it is trained"
+            raise UsageError.bad_value("sparsity_update", update.name, allowed)
     elif kind != "dense":
         training = dataclasses.replace(config.ticket_train, sparsity_update=None)
     parents = {"ticket": ticket} if ticket else {"start": init_stage(config, "init", name)}
