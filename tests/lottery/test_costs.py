@@ -2,12 +2,14 @@
 
 import pytest
 
-from tf_lottery.lottery.costs import Cost, evaluation_cost, training_cost
+from tf_lottery.lottery.costs import Cost, evaluation_cost, training_cost, validation_cost
+from tf_lottery.options.build import AttackOptions
 from tf_lottery.options.settings import (
     AttackConfig,
     ObjectiveConfig,
     SparsityUpdateConfig,
     TrainConfig,
+    attack_from_name,
 )
 
 F = 1000
@@ -58,6 +60,18 @@ def test_updates_of_the_masks_take_a_steps_passes_where_they_look_at_gradients(g
     assert cost.flops == 23 * F * (3 * 96 + extra)
     stopped = training_cost(config, 100, F, [(0, 0), (1, 0)])  # before the second
     assert stopped.flops == 23 * F * (2 * 96 + extra // 2)
+
+
+@pytest.mark.parametrize("name", ["fgsm", "n_fgsm", "nuat", "free", "pgd1"])
+def test_validation_of_one_step_training_has_a_probe(name):
+    judge = attack_from_name("pgd10")
+    one, several = (
+        TrainConfig(AttackOptions().objective(each), epochs=2, validation_attack=judge)
+        for each in (name, "pgd2")
+    )
+    # Clean once; PGD ten times, at its end and of what broke; for the probe FGSM likewise.
+    assert validation_cost(several, 7, F).flops == 2 * 7 * F * (1 + 10 + 2 + 10)
+    assert validation_cost(one, 7, F).flops == 2 * 7 * F * (23 + 1 + 2 + 1)
 
 
 def test_evaluation():

@@ -275,11 +275,45 @@ def test_catastrophic_overfitting_is_gone_back_from(digits, tmp_path):
     said, result = collapse(digits, tmp_path, on_overfit="rollback")
     assert said
     assert all("going back to the end of epoch" in line for line in said)
-    if isinstance(result, str):  # lower rates do not help against such steps for ever
-        assert "after 3 rollbacks" in result
-    else:
-        assert not any(row["collapsed"] for row in result)
-        assert result[-1]["rollbacks"] == len(said)
+    assert not any(row["collapsed"] for row in result)
+    assert len(result) == 11
+    assert result[-1]["rollbacks"] == result[-1]["overfit_rollbacks"] == len(said)
+    assert result[-1]["attack"] == f"pgd{2 ** len(said)}"
+
+
+def judged(guard, *epochs):
+    found = []
+    for epoch, (fgsm, robust) in enumerate(epochs):
+        try:
+            guard.on_epoch_end(epoch, {"val_fgsm": fgsm, "val_robust": robust})
+        except CollapseError:
+            found.append(epoch)
+    return found
+
+
+def test_a_training_that_has_gone_back_may_recover():
+    """Its first epochs stand where the network was about to collapse."""
+    said = []
+    guard = CollapseGuard("s", 1000, True, said.append)
+    assert judged(guard, (0.2, 0.01), (0.3, 0.02), (0.4, 0.01)) == [0, 1, 2]
+    row = {"validation_robust": 0.01, "raw_robust": None}
+    guard.go_on(checkpoints.Position(epoch=1, rows=[row], rollbacks=1, overfit_rollbacks=1))
+    recovering = [(0.3, 0.02), (0.4, 0.05), (0.5, 0.3), (0.5, 0.25)]
+    assert judged(guard, *recovering, (0.6, 0.05), (0.6, 0.04)) == [4, 5]
+    averaged = {"validation_robust": 0.5, "raw_robust": 0.01}
+    guard.go_on(checkpoints.Position(epoch=1, rows=[averaged], overfit_rollbacks=1))
+    assert judged(guard, (0.3, 0.02)) == []
+    most = checkpoints.Position(epoch=1, rows=[row], rollbacks=3, overfit_rollbacks=3)
+    told = CollapseGuard("s", 1000, True, said.append)
+    told.go_on(most)
+    assert judged(told, (0.3, 0.0)) == []
+    assert told.collapsed
+    assert said == [
+        "warning: s: catastrophic overfitting in epoch 1: 30.0% of the validation images withstand "
+        "FGSM, 0.0% the validation attack"
+    ]
+    guard.go_on(checkpoints.Position(epoch=1, rows=[row], rollbacks=1))  # of another kind
+    assert judged(guard, (0.3, 0.02)) == [0]
 
 
 ONE_STEP = ["fgsm", "fgsm_rs", "n_fgsm", "nuat", "free", "pgd1"]

@@ -241,6 +241,22 @@ def test_free_training_descends_and_ascends_in_one_backward_pass():
     assert cut_off
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("nuat", {}), ("free", {}), ("n_fgsm", {}), ("trades", {"awp_gamma": 0.1})],
+)
+def test_a_compiled_step_is_the_same(name, options):
+    ends = []
+    for compiled in (False, True):
+        model = make(name, total_steps=3, steps=2, label_smoothing=0.1, **options)
+        step = tf.function(model.train_step, jit_compile=compiled)
+        for number in (0, 1):
+            step(batch(number))
+        ends.append(values(model))
+    for plain, xla in zip(*ends, strict=True):
+        np.testing.assert_allclose(plain, xla, atol=1e-5)
+
+
 def test_gradients_for_masks_leave_the_perturbation_alone():
     model = make("free")
     model.loss_and_gradients(batch())

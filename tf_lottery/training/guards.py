@@ -13,6 +13,7 @@ from tf_lottery.errors import CollapseError, NonFiniteError
 from tf_lottery.keras import keras
 from tf_lottery.training.checkpoints import Position
 
+MOST_ROLLBACKS = 3  # of a training
 LARGEST_NORM = 1e6  # of a gradient; healthy ones are below 100
 
 
@@ -82,7 +83,10 @@ class CollapseGuard(keras.callbacks.Callback):
 
     Wong et al. 2020 (arXiv 2001.03994, section 5.4): within an epoch the accuracy of a one-step
     training under PGD may fall to 0 while that under FGSM rises. Looked at after each epoch,
-    on the validation images: FGSM at the radius of training beside the validation attack.
+    on the validation images: FGSM at the radius of training beside the validation attack. A
+    training that has gone back recovers over some epochs: while the accuracy under the
+    validation attack rises from epoch to epoch, it has not collapsed again. With the most steps it
+    goes on whatever is seen: that is no one-step training any more.
 
     Attributes:
       collapsed: whether the last epoch is one; ``None`` before the first.
@@ -105,22 +109,32 @@ class CollapseGuard(keras.callbacks.Callback):
         self._announce = announce
         self._told = False
         self.collapsed: bool | None = None
+        self.go_on(Position())
+
+    def go_on(self, position: Position) -> None:
+        """What is judged from now on comes after ``position``."""
+        self._gone_back = position.overfit_rollbacks > 0
+        self._most = position.overfit_rollbacks >= MOST_ROLLBACKS
+        last = position.rows[-1] if position.rows else {}
+        raw = last.get("raw_robust")  # of averaged weights' trainings
+        self._robust = (last.get("validation_robust") if raw is None else raw) or 0.0
 
     def on_epoch_end(self, epoch, logs=None):
         fgsm, robust = float(logs["val_fgsm"]), float(logs["val_robust"])
-        self.collapsed = has_collapsed(fgsm, robust, self._images)
+        recovers = self._gone_back and robust > self._robust
+        self.collapsed = has_collapsed(fgsm, robust, self._images) and not recovers
+        self._robust = robust
         if not self.collapsed:
             return
         text = (
             f"{self._stage}: catastrophic overfitting in epoch {epoch + 1}: {fgsm:.1%} of the "
             f"validation images withstand FGSM, {robust:.1%} the validation attack"
         )
-        if self._stop:
+        if self._stop and not self._most:
             raise CollapseError(text)
         if not self._told:
-            self._announce(
-                f"warning: {text}; --on_overfit=rollback goes back and on against more steps"
-            )
+            remedy = "; --on_overfit=rollback goes back and on against more steps"
+            self._announce(f"warning: {text}{'' if self._most else remedy}")
             self._told = True
 
 

@@ -29,8 +29,6 @@ from tf_lottery.training.settling import MaskDistance
 from tf_lottery.training.task import Task
 from tf_lottery.training.tensorboard import TensorBoardLog
 
-MOST_ROLLBACKS = 3
-
 
 def train(
     masked: MaskedNetwork, data: ImageData, config: TrainConfig, **options: Any
@@ -138,7 +136,8 @@ class Training:
         watching = [guard for guard in (finite, gradients, collapse) if guard]
         stop = callbacks.StopEarly(self.history, config)
         self.used = [*self._copies(twin), *watching, self.history, stop]
-        self.resumed: list[Any] = [finite, self.history]
+        self.resumed: list[Any] = [guard for guard in (finite, collapse) if guard]
+        self.resumed.append(self.history)
         self.log: TensorBoardLog | None = None
         self.saved: checkpoints.Checkpoints | None = None
         self.saving: callbacks.Checkpoint | None = None
@@ -343,7 +342,7 @@ class Training:
         remedy = "against more steps" if overfit else "at half the rate"
         # The attack of a phase of several steps is not hardened, and would end there again.
         helps = chosen == "rollback" and not (overfit and attack == self.objective.attack)
-        if not helps or rollbacks >= MOST_ROLLBACKS:
+        if not helps or rollbacks >= guards.MOST_ROLLBACKS:
             flag = f"; --on_{'overfit' if overfit else 'nan'}=rollback goes on from there {remedy}"
             if chosen == "rollback":
                 flag = f", after {rollbacks} rollbacks"
@@ -358,7 +357,7 @@ class Training:
             remedy = f"against {attack.name} from random starts, steps of {attack.step_size:.3g}"
         self.task.reporting.announce(
             f"{error}; going back to {found.words()} and on {remedy} "
-            f"(rollback {found.rollbacks} of {MOST_ROLLBACKS})"
+            f"(rollback {found.rollbacks} of {guards.MOST_ROLLBACKS})"
         )
         self._go_on(found)
         self.saving.save(found.epoch)  # a process that takes over knows of it
