@@ -90,10 +90,10 @@ def synflow(context: ScoreContext) -> NamedArrays:
     to its power k / ``ROUNDS``, so that no layer that all flow has to pass is removed whole. One
     that has a way round it, a shortcut's convolution, could be: a layer's best weight stays, and
     its score is infinite. What goes in round k scores k - ``ROUNDS``, what is there before the
-    last round its flow, which is not negative: the best of these are the mask. Computed in float64, whose range the flow of
-    deep networks needs, with BatchNorm in inference mode; biases, shifts and moving means count
-    as 0, which they are in an initialisation. Where the network begins with a ``Rescaling``, that
-    gives the ones.
+    last round its flow, which is not negative: the best of these are the mask. Computed in
+    float64, whose range the flow of deep networks needs, with BatchNorm in inference mode; biases,
+    shifts and moving means count as 0, which they are in an initialisation. Where the network
+    begins with a ``Rescaling``, that gives the ones.
 
     Raises:
       UsageError: twice the image does not give twice the flow: the network has a softmax, say,
