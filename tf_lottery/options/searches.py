@@ -37,7 +37,7 @@ def _epoch_or_current(flag: str, value: Any) -> None:
         raise UsageError.bad_value(flag, value, f"0, an epoch of the search, or {CURRENT}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SearchOptions(Options, topic="Pruning"):
     """Of ``PruneConfig``: what the masks are cut from, and which weights the ticket has."""
 

@@ -87,12 +87,13 @@ def synflow(context: ScoreContext) -> NamedArrays:
     """Flow through a weight, |w dR/dw|, R the sum of the logits with |w| for an image of ones.
 
     Tanaka et al. 2020, arXiv 2006.05467, algorithm 1: in round k of ``ROUNDS`` the density falls
-    to its power k / ``ROUNDS``, so that no layer is removed whole before the others are as thin.
-    What goes in round k scores k - ``ROUNDS``, what is there before the last round its flow, which
-    is not negative: the best of these are the mask. Computed in float64, whose range the flow of
-    deep networks needs, with BatchNorm in inference mode; biases, shifts and moving means count
-    as 0, which they are in an initialisation. Where the network begins with a ``Rescaling``, that
-    gives the ones.
+    to its power k / ``ROUNDS``, so that no layer that all flow has to pass is removed whole. One
+    that has a way round it, a shortcut's convolution, could be: a layer's best weight stays, and
+    its score is infinite. What goes in round k scores k - ``ROUNDS``, what is there before the
+    last round its flow, which is not negative: the best of these are the mask. Computed in
+    float64, whose range the flow of deep networks needs, with BatchNorm in inference mode; biases,
+    shifts and moving means count as 0, which they are in an initialisation. Where the network
+    begins with a ``Rescaling``, that gives the ones.
 
     Raises:
       UsageError: twice the image does not give twice the flow: the network has a softmax, say,
@@ -114,11 +115,22 @@ def synflow(context: ScoreContext) -> NamedArrays:
         _check("synflow", scores)
         if number == ROUNDS or share >= 1:
             break
-        thinner = select(scores, masks, 1 - start * share ** (number / ROUNDS), context.scope)
+        sparsity = 1 - start * share ** (number / ROUNDS)
+        thinner = select(_protected(scores, masks), masks, sparsity, context.scope)
         for name, mask in masks.items():
             removed[name][mask & ~thinner[name]] = number - ROUNDS
         masks = thinner
+    scores = _protected(scores, masks)
     return {name: np.where(masks[name], scores[name], removed[name]) for name in masks}
+
+
+def _protected(scores: NamedArrays, masks: NamedArrays) -> NamedArrays:
+    """The best weight of each layer, among those that are left, scores infinity."""
+    found = {name: array.copy() for name, array in scores.items()}
+    for name, array in found.items():
+        best = np.where(masks[name], array, -np.inf).argmax()
+        array.flat[best] = np.inf
+    return found
 
 
 def _images(context: ScoreContext) -> tuple[np.ndarray, np.ndarray]:
