@@ -44,6 +44,7 @@ IN_KEY = {
     "replays": (2, {"search_objective": "free"}),
     "label_smoothing": 0.1,
     "awp_gamma": 0.01,
+    "batch_norm_l1": 1e-4,
     "rewind_epoch": 2,  # the weights of that epoch are kept
     "eps": 0.1,
     "steps": (3, {"search_objective": "pgd"}),
@@ -73,6 +74,14 @@ NOT_IN_KEY = {
     "sparsity": 0.5,
     "mask_distance": 0.2,
     "layer_density": "uniform",
+    "sparsity_update": "flying_bird",  # of retraining
+    "update_interval": (100, {"sparsity_update": "flying_bird"}),
+    "update_fraction": (0.3, {"sparsity_update": "flying_bird"}),
+    "growth": ("gradient", {"sparsity_update": "flying_bird"}),
+    "structure": "channels",
+    "channel_sparsity": (0.3, {"structure": "channels"}),
+    "channel_score": ("filter_norm", {"structure": "channels"}),
+    "channel_floor": (0.2, {"structure": "channels"}),
     "beta": (3.0, {"objective": "trades"}),
     "replays": (2, {"objective": "free"}),
     "score": "magnitude",
