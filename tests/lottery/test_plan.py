@@ -50,10 +50,10 @@ def test_nothing_is_created(config, tmp_path, monkeypatch):
         seconds = item.flops / 1e6
         if item.stage.kind == "train":
             # An epoch's validation: 180 of the 1,797 digits are held out by default, each
-            # clean and under PGD-10, whose end is judged once more; FGSM training adds FGSM.
+            # clean and under PGD-10, whose end is judged once more; one-step training adds FGSM.
             forward = Workshop(store).forward_flops(config)
             validated = len(Workshop(store).data(config).validation_labels)
-            fgsm = item.stage.runtime["train"].objective.name == "fgsm"
+            fgsm = item.stage.runtime["train"].objective.attack.steps == 1
             seconds += validated * (1 + 10 + 1 + 10 + 3 * fgsm) * forward / 1e6 + 5.0
         assert item.seconds == pytest.approx(seconds, rel=0.1)
         assert (item.flops > 0) == (item.stage.kind in ("train", "evaluate"))
