@@ -283,3 +283,33 @@ def test_without_update_no_loss_is_measured(sparse, tiny_data, tmp_path):
     (row,) = go(sparse(), tiny_data, tmp_path, None, dataclasses.replace(CONFIG, epochs=1))
     assert row["validation_loss"] is None
     assert not list(tmp_path.glob("*masks*"))
+
+
+def test_going_back_to_the_start_restores_what_follows_from_the_masks(
+    sparse, tiny_data, tmp_path, monkeypatch
+):
+    """A filter that died and one that lived again in the first epoch."""
+    masked = sparse()
+    first = masked.get_masks()
+
+    def swap(step, kernels, masks, gradients):
+        assert not masks["conv2"][..., 3].any()
+        masks["conv2"] = masks["conv2"][..., [3, 1, 2, 0, 4, 5]]
+        return masks
+
+    look, seen = guards.NonFiniteGuard.on_train_batch_end, []
+
+    def spoil(self, number, logs=None):
+        gamma, beta = (masked.filters["bn2", part].numpy() for part in ("gamma", "beta"))
+        seen.append((gamma.tolist(), beta.tolist()))
+        look(self, number, {**logs, "loss": float("nan")} if len(seen) == 2 else logs)
+
+    monkeypatch.setattr(guards.NonFiniteGuard, "on_train_batch_end", spoil)
+    config = dataclasses.replace(CONFIG, epochs=1, on_nan="rollback")
+    go(masked, tiny_data, tmp_path, MaskUpdate(swap, at=lambda step: step == 1), config)
+    before, after = [[1, 1, 1, 0, 1, 1]] * 2, [[0, 1, 1, 1, 1, 1]] * 2
+    assert [list(each) for each in seen] == [before, after, before, *[after] * (len(seen) - 3)]
+    final = weights.read_arrays(tmp_path / "final.npz")
+    assert final["bn2/gamma"][0] == final["bn2/beta"][0] == 0
+    assert final["bn2/gamma"][3] != 0
+    np.testing.assert_array_equal(masked.get_masks()["conv2"][..., 3], first["conv2"][..., 0])

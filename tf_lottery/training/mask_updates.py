@@ -104,7 +104,7 @@ class UpdateMasks(keras.callbacks.Callback):
         """Checkpoints hold masks, but not what follows from them."""
         self._first = position.step
         self.under_way = False
-        if position.begun:
+        if position.begun or position.rollbacks:
             self._masked.set_masks(self._masked.get_masks())
 
     def on_train_begin(self, logs=None):
