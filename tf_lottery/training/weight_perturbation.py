@@ -26,7 +26,8 @@ def perturbed(
 
     Args:
       variables: trainable ones of a network; those of rank 2 and more are moved.
-      gradients: of the loss, with any positive factor; ``None``: it does not depend on it.
+      gradients: of the loss, with any positive factor; ``None``: it does not depend on it. Where
+        one is not finite, the kernel stays.
       factors: 0 where a weight is pruned and 1 elsewhere; ``None``: none is.
       gamma: length of the perturbation over that of the kernel.
     """
@@ -36,10 +37,12 @@ def perturbed(
             continue
         value = tf.convert_to_tensor(variable)
         upward = tf.cast(gradient, value.dtype) * (1.0 if factor is None else factor)
-        # In float16 a gradient may be infinite; such a step is left out, but not its weights.
-        size = tf.math.divide_no_nan(tf.norm(value), tf.norm(upward))
+        length = tf.norm(upward)
+        moved = value + gamma * tf.math.divide_no_nan(tf.norm(value), length) * upward
         before.append((variable, tf.identity(value)))
-        variable.assign(value + gamma * size * upward)
+        # In float16 a gradient may be infinite. Such a step is left out, but not what its forward
+        # pass does to BatchNorm's averages.
+        variable.assign(tf.where(tf.math.is_finite(length), moved, value))
     try:
         yield
     finally:
