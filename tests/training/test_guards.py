@@ -316,6 +316,32 @@ def test_a_training_that_has_gone_back_may_recover():
     assert judged(guard, (0.3, 0.02)) == [0]
 
 
+def test_phases_of_another_kind_are_not_judged():
+    """Natural training leads to networks that look alike, and one-step training out of it."""
+    said = []
+    guard = CollapseGuard("s", 1000, True, said.append, one_step=lambda epoch: epoch in (2, 3, 4))
+    natural = [(0.3, 0.0), (0.3, 0.01)]
+    one_step = [(0.4, 0.05), (0.5, 0.1), (0.5, 0.09)]
+    assert judged(guard, *natural, *one_step, (0.5, 0.0)) == [4]
+
+
+def test_only_epochs_of_one_step_phases_are_gone_back_from(
+    sparse, tiny_data, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("tf_lottery.training.guards.has_collapsed", lambda *told: True)
+    fgsm = AttackOptions(eps=0.1).objective("fgsm")
+    config = dataclasses.replace(
+        NATURAL,
+        phases=(Phase(NATURAL.objective, 2), Phase(fgsm, 1)),
+        validation_attack=attack_from_name("pgd10", eps=0.4),  # which nothing withstands
+        on_overfit="stop",
+    )
+    with pytest.raises(CollapseError, match=r"overfitting in epoch 3: .* the end of epoch 2"):
+        train(sparse(), tiny_data, config, seed=0, directory=tmp_path, reporting=QUIET)
+    rows = json.loads((tmp_path / "history.json").read_text())
+    assert [row["collapsed"] for row in rows] == [False, False]
+
+
 ONE_STEP = ["fgsm", "fgsm_rs", "n_fgsm", "nuat", "free", "pgd1"]
 
 

@@ -106,3 +106,21 @@ def test_validation_looks_for_collapse_where_any_phase_is_fgsm():
         for config in (PHASES, ALONE, dataclasses.replace(ALONE, objective=PGD))
     ]
     assert own[0] == own[1] > own[2]
+
+
+def test_patience_is_for_the_last_phase(sparse, tiny_data, tmp_path):
+    """Natural training stays at a robust accuracy of 0, which is not the end."""
+    judge = attack_from_name("pgd10", eps=0.4)
+    phases = (Phase(NATURAL, 4), Phase(PGD, 3))
+    config = dataclasses.replace(
+        PHASES,
+        objective=NATURAL,
+        phases=phases,
+        epochs=7,
+        validation_attack=judge,
+        patience=2,
+        keep_epochs=(),
+    )
+    rows = run(sparse, tiny_data, config, tmp_path)
+    assert [row["validation_robust"] for row in rows] == [0] * len(rows)
+    assert [row["attack"] for row in rows] == [None] * 4 + ["pgd2"] * 2

@@ -188,7 +188,7 @@ def averaged(rows: list[dict]) -> bool:
     return rows[0].get("raw_natural") is not None
 
 
-def stopped_early(rows: list[dict], patience: int) -> bool:
+def stopped_early(rows: list[dict], patience: int, since: int = 0) -> bool:
     """Whether the last ``patience`` epochs in a row brought no new best validation accuracy.
 
     A new best is strictly better, by the judgement of ``best_epoch``. True as well
@@ -197,8 +197,9 @@ def stopped_early(rows: list[dict], patience: int) -> bool:
     Args:
       rows: of the history, from epoch 1 on; may be empty.
       patience: epochs; 0 never stops.
+      since: epochs before them, that do not count.
     """
-    return bool(rows) and 0 < patience <= rows[-1]["epoch"] - best_epoch(rows)
+    return bool(rows) and 0 < patience <= rows[-1]["epoch"] - max(best_epoch(rows), since)
 
 
 def settled(rows: list[dict], settling: SettlingConfig | None) -> bool:
@@ -209,8 +210,12 @@ def settled(rows: list[dict], settling: SettlingConfig | None) -> bool:
 
 
 def ended(rows: list[dict], config: TrainConfig) -> bool:
-    """Whether a run ends with the last epoch of its history, planned ones or not."""
-    return stopped_early(rows, config.patience) or settled(rows, config.settling)
+    """Whether a run ends with the last epoch of its history, planned ones or not.
+
+    Phases before the last are there for what it makes of them, however well they do themselves.
+    """
+    since = config.epochs - config.parts[-1].epochs
+    return stopped_early(rows, config.patience, since) or settled(rows, config.settling)
 
 
 class StopEarly(keras.callbacks.Callback):

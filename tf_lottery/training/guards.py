@@ -84,25 +84,35 @@ class CollapseGuard(keras.callbacks.Callback):
     Wong et al. 2020 (arXiv 2001.03994, section 5.4): within an epoch the accuracy of a one-step
     training under PGD may fall to 0 while that under FGSM rises. Looked at after each epoch,
     on the validation images: FGSM at the radius of training beside the validation attack. A
-    training that has gone back recovers over some epochs: while the accuracy under the
-    validation attack rises from epoch to epoch, it has not collapsed again. With the most steps it
-    goes on whatever is seen: that is no one-step training any more.
+    training that has gone back, or comes from a phase of another kind, recovers over some epochs:
+    while the accuracy under the validation attack rises from epoch to epoch, it has not collapsed.
+    With the most steps it goes on whatever is seen: that is no one-step training any more.
 
     Attributes:
-      collapsed: whether the last epoch is one; ``None`` before the first.
+      collapsed: whether the last epoch is one; ``None`` before the first. An epoch of a phase of
+        another kind is none: natural training leads to networks that look alike.
 
     Args:
       stage: name used in what is said.
       images: how many validation images are used.
       stop: raise instead of telling.
       announce: told of it, in one line, the first time.
+      one_step: whether an epoch, counted from 0, is of one-step training.
 
     Raises:
       CollapseError: it happened, and ``stop``.
     """
 
-    def __init__(self, stage: str, images: int, stop: bool, announce: Callable[[str], None]):
+    def __init__(
+        self,
+        stage: str,
+        images: int,
+        stop: bool,
+        announce: Callable[[str], None],
+        one_step: Callable[[int], bool] = lambda epoch: True,
+    ):
         super().__init__()
+        self._one_step = one_step
         self._stage = stage
         self._images = images
         self._stop = stop
@@ -121,8 +131,10 @@ class CollapseGuard(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         fgsm, robust = float(logs["val_fgsm"]), float(logs["val_robust"])
-        recovers = self._gone_back and robust > self._robust
-        self.collapsed = has_collapsed(fgsm, robust, self._images) and not recovers
+        from_elsewhere = self._gone_back or not all(map(self._one_step, range(epoch)))
+        recovers = from_elsewhere and robust > self._robust
+        collapsed = has_collapsed(fgsm, robust, self._images) and not recovers
+        self.collapsed = collapsed and self._one_step(epoch)
         self._robust = robust
         if not self.collapsed:
             return

@@ -351,7 +351,8 @@ class Training:
             found,
             rollbacks=rollbacks + 1,
             overfit_rollbacks=overfits,
-            spent=self.history.spent(),  # what is undone took its time
+            # What is undone took its time; its gradients are of no epoch.
+            spent=self.history.spent() | {"gradient_norm": 0.0},
         )
         if overfit and attack:
             remedy = f"against {attack.name} from random starts, steps of {attack.step_size:.3g}"

@@ -168,8 +168,13 @@ class Task:
         if self.config.probe is None:
             return None
         images = self.config.validation_images or len(self.data.validation_labels)
-        stop = self.config.on_overfit != "warn"
-        return guards.CollapseGuard(self.reporting.stage, images, stop, self.reporting.announce)
+        return guards.CollapseGuard(
+            self.reporting.stage,
+            images,
+            self.config.on_overfit != "warn",
+            self.reporting.announce,
+            lambda epoch: self.config.part(epoch)[0].one_step,
+        )
 
     def gradient_guard(self) -> GradientGuard | None:
         """What watches the attack of a half-precision training; nothing else needs it."""
