@@ -7,6 +7,7 @@ from tf_lottery.options.build import DEFAULTS, OPTIONS, lottery_config
 from tf_lottery.options.command import parse
 from tf_lottery.options.recipes import RECIPES
 from tf_lottery.options.settings import settings
+from tf_lottery.training.schedules import learning_rates
 
 
 def test_a_training_may_have_a_value_of_its_own():
@@ -137,3 +138,47 @@ def test_an_objective_of_ones_own_takes_the_place_of_a_recipes_phases(monkeypatc
     monkeypatch.setitem(RECIPES, "pgd", {"phases": ("fgsm:3", "pgd:2")})
     assert len(lottery_config(recipe="pgd").train.phases) == 2
     assert lottery_config(recipe="pgd", objective="fgsm").train.phases == ()
+
+
+@pytest.mark.parametrize("shared", RECIPES)
+@pytest.mark.parametrize("own", RECIPES)
+def test_a_recipe_of_one_training_takes_the_place_of_that_of_all(shared, own):
+    config = lottery_config(recipe=shared, ticket_recipe=own, search_recipe=own)
+    alone = lottery_config(recipe=own)
+    assert config.train == lottery_config(recipe=shared).train
+    assert config.ticket_train == alone.ticket_train
+    search, objective = config.search, RECIPES[own].get("objective", "fgsm")
+    assert (search.objective.name, search.epochs) == (objective, alone.train.epochs)
+    assert search.schedule.peak == RECIPES[own].get("learning_rate", 0.01)
+    assert search.schedule.drops == alone.train.schedule.drops
+    assert search.weight_decay == alone.train.weight_decay
+
+
+def test_what_is_given_stays_beside_a_recipe_of_one_training():
+    config = lottery_config(recipe="awp", ticket_recipe="fast", momentum=0.8, awp_gamma=0.02)
+    assert config.ticket_train.momentum == 0.8
+    assert config.ticket_train.objective.awp_gamma == 0.02
+    named = lottery_config(objective="fgsm", ticket_recipe="pgd", search_recipe="pgd")
+    assert named.ticket_train.objective.name == named.search.objective.name == "pgd"
+
+
+def test_a_schedule_of_ones_own_takes_the_place_of_a_recipes_drops():
+    for role in ("", "ticket_", "search_"):
+        given = {f"{role}recipe": "tricks", f"{role}schedule": "cosine"}
+        config = parse([f"--{flag}={value}" for flag, value in given.items()]).config()
+        train = {"": config.train, "ticket_": config.ticket_train, "search_": config.search}[role]
+        assert (train.schedule.name, train.schedule.drops) == ("cosine", (0.5, 0.75))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "lower"),
+    [("trades", {75: 0.01, 76: 0.01}), ("mart", {75: 1e-3, 90: 1e-4, 100: 1e-5})],
+)
+def test_rates_fall_in_the_epochs_of_the_authors_code(recipe, lower):
+    """Which count from 1."""
+    train = lottery_config(recipe=recipe).train
+    rates = learning_rates(train.schedule, train.epochs, 1)
+    for epoch, rate in lower.items():
+        assert rates[epoch - 1] == pytest.approx(rate)
+    for epoch in {75, *lower} - {76}:
+        assert rates[epoch - 2] == pytest.approx(10 * rates[epoch - 1])

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tf_lottery.errors import UsageError
-from tf_lottery.options.architectures import architecture
+from tf_lottery.options.architectures import Architecture, architecture
 from tf_lottery.options.attacks import NORMS, RADIUS, AttackConfig, attack_from_name, default_eps
 from tf_lottery.options.channels import ChannelOptions
 from tf_lottery.options.checks import at_least, positive, within
@@ -277,7 +277,17 @@ def complete(given: Mapping[str, Any]) -> dict[str, Any]:
         if phases and epochs not in given:
             OPTIONS[f"{prefix}phases"].refuse(phases)
             values[epochs] = sum(int(phase.rpartition(":")[2]) for phase in phases)
+    if values["ticket_recipe"] == "paper" and not {"warmup_epochs", "ticket_warmup_epochs"} & {
+        *given
+    }:
+        # Of a network's own default ``None`` would say nothing: it is what --recipe's is.
+        epochs = values["ticket_epochs"] or values["epochs"]
+        values["ticket_warmup_epochs"] = _warmup(architecture(values["model"]), epochs)
     return values
+
+
+def _warmup(arch: Architecture, epochs: int) -> int:
+    return min(arch.warmup_epochs, epochs // 2)
 
 
 def evaluation_attack(name: str, options: Mapping[str, Any], flag: str = "attacks") -> AttackConfig:
@@ -335,8 +345,8 @@ def lottery_config(**options: Any) -> LotteryConfig:
         epochs = own.epochs or asked.epochs
         warmup = 0
         if warm and chosen["schedule"] in WARMED_UP:
-            default = min(arch.warmup_epochs, epochs // 2)
-            warmup = default if own.warmup_epochs is None else own.warmup_epochs
+            asked_for = own.warmup_epochs
+            warmup = _warmup(arch, epochs) if asked_for is None else asked_for
         # Whatever the search's rate: a sweep of that one leaves the dense baseline alone. Without a
         # warm-up it is nobody's start, and stays as it is by default.
         start = (warmup and own.warmup_start) or arch.search_learning_rate
