@@ -79,6 +79,37 @@ def test_the_settings_of_a_run_go_with_its_plan(mode):
         (["--sweep_rates=0.1"], "--sweep_rates goes with --experiment"),
         (["--reference_csv="], "--reference_csv goes with --experiment"),
         (["--channel_floor=0.2"], "--channel_floor goes with --structure=channels, not weights"),
+        (
+            ["--ticket_momentum=0.5", "--compare=dense"],
+            "--ticket_momentum goes with a kind beside dense in --compare",
+        ),
+        (
+            ["--search_epochs=3", "--search=random"],
+            "--search_epochs goes with a search that is trained, not with "
+            "--compare=boosting,dense,reinit and --search=random",
+        ),
+        (
+            ["--search_objective=pgd", "--compare=dense,flying_bird"],
+            "--search_objective goes with a search that is trained, not with "
+            "--compare=dense,flying_bird",
+        ),
+        (["--search_epochs=3", "--search=snip"], "--search_epochs goes with a search"),
+        (["--beta=3"], "--beta goes with trades or mart or nuat, not fgsm,pgd"),
+        (["--ticket_beta=3", "--objective=trades", "--ticket_objective=pgd7"], "not pgd7"),
+        (["--replays=4"], "--replays goes with free, not fgsm,pgd"),
+        (
+            ["--phases=natural:1,fgsm:1", "--objective=pgd"],
+            "--objective goes without --phases, which say it",
+        ),
+        (
+            ["--search_phases=natural:1,fgsm:1", "--search_objective=pgd"],
+            "--search_objective goes without --search_phases, which say it",
+        ),
+        (
+            ["--growth=gradient"],
+            "--growth goes with --sparsity_update, or flying_bird in --compare",
+        ),
+        (["--sparsity_update=flying_bird", "--compare=dense,dense_twin"], "goes with a ticket in"),
         (["--ray_cpus=2"], "--ray_cpus goes with --executor=ray"),
         (["--ray_gpus=1"], "--ray_gpus goes with --executor=ray"),
         (["--jobs=2", "--executor=ray"], "--jobs goes with --executor=local, not ray"),
@@ -98,3 +129,32 @@ def test_jobs_of_a_flagfile_do_not_keep_from_ray(tmp_path):
     path = tmp_path / "run.flags"
     path.write_text("--experiment=fig1\n--jobs=2\n")
     refuse_idle_flags(flags.parse([f"--flagfile={path}", "--executor=ray"]))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--beta=3", "--ticket_objective=trades"],
+        ["--beta=3", "--phases=mart:2,pgd:1"],
+        ["--beta=3", "--objective=package.module:function"],
+        ["--replays=4", "--ticket_phases=free:4,pgd:1"],
+        ["--search_epochs=3", "--compare=dense,winning", "--search=random"],
+        ["--search_epochs=3", "--search=early"],
+        ["--search_objective=pgd", "--search=snip"],
+        ["--search_steps=3", "--compare=grasp"],
+        ["--search_epochs=3", "--compare=package.module:function"],
+        ["--ticket_momentum=0.5", "--compare=dense,dense_twin"],
+        ["--growth=gradient", "--compare=flying_bird"],
+        ["--growth=gradient", "--sparsity_update=flying_bird_plus"],
+        ["--phases=natural:1,fgsm:1", "--ticket_objective=pgd"],
+    ],
+)
+def test_a_flag_that_a_training_looks_at_may_be_given(arguments):
+    refuse_idle_flags(flags.parse(arguments))
+
+
+def test_what_a_flagfile_says_of_a_training_may_be_in_vain(tmp_path):
+    path = tmp_path / "run.flags"
+    path.write_text("--beta=3\n--search_epochs=4\n--ticket_momentum=0.5\n--objective=pgd\n")
+    given = [f"--flagfile={path}", "--compare=dense", "--phases=natural:1,fgsm:1"]
+    refuse_idle_flags(flags.parse(given))

@@ -67,6 +67,8 @@ def fit(options: Mapping[str, Any], given: Collection[str], budget: float) -> Fi
     """
     said = set(given)
     own = said & {"ticket_recipe", "ticket_objective", "ticket_phases"}
+    if any(name.startswith("search_") for name in said):
+        said.add("search")  # who says how to search wants one
     chosen = dict(options) | {
         name: value
         for name, value in CHEAP.items()

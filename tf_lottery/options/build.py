@@ -277,10 +277,9 @@ def complete(given: Mapping[str, Any]) -> dict[str, Any]:
         if phases and epochs not in given:
             OPTIONS[f"{prefix}phases"].refuse(phases)
             values[epochs] = sum(int(phase.rpartition(":")[2]) for phase in phases)
-    if values["ticket_recipe"] == "paper" and not {"warmup_epochs", "ticket_warmup_epochs"} & {
-        *given
-    }:
-        # Of a network's own default ``None`` would say nothing: it is what --recipe's is.
+    warms_up = values["ticket_recipe"] == "paper" and values["warmup_epochs"] is not None
+    if warms_up and not {"warmup_epochs", "ticket_warmup_epochs"} & {*given}:
+        # The network's own default has no other name, and None is what --recipe says.
         epochs = values["ticket_epochs"] or values["epochs"]
         values["ticket_warmup_epochs"] = _warmup(architecture(values["model"]), epochs)
     return values
@@ -405,8 +404,17 @@ def _values_of(role: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def objectives_of(role: str, values: Mapping[str, Any]) -> set[str]:
+    """Names of what a training minimises, ``pgd<N>`` among them; ``role`` empty: the dense one.
+
+    Args:
+      role: of the training.
+      values: of all options.
+    """
+    return _objectives(_values_of(role, values) if role else values)
+
+
 def _objectives(values: Mapping[str, Any]) -> set[str]:
-    """Names of what a training minimises."""
     phases = {phase.rpartition(":")[0] for phase in values["phases"]}
     return phases or {values["objective"]}
 

@@ -6,10 +6,21 @@ what a flagfile says and a mode does not need is passed over. What somebody type
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from tf_lottery.errors import UsageError
+from tf_lottery.options.build import AttackOptions, objectives_of
 from tf_lottery.options.command import Command
 from tf_lottery.options.flags import OPTIONS
 from tf_lottery.options.modes import ExperimentOptions
+from tf_lottery.options.objectives import BETA
+from tf_lottery.options.registries import FINDERS, OBJECTIVES
+from tf_lottery.options.settings import ROLES
+from tf_lottery.options.sparsity import SparsityUpdateConfig
+
+# Which objectives look at an option; those from elsewhere may look at all of them.
+_LOOK = {"beta": tuple(BETA), "replays": ("free",)}
+_OF_OBJECTIVE = {option.flag for option in AttackOptions.declared} | {"objective", "recipe"}
 
 
 def refuse_idle_flags(command: Command) -> None:
@@ -34,6 +45,11 @@ def refuse_idle_flags(command: Command) -> None:
                 raise UsageError(
                     f"--{option.flag} goes with --structure=channels, not weights", option.flag
                 )
+    if command.experiment is None:
+        for option in typed:
+            reason = _in_vain(option.flag, command)
+            if reason:
+                raise UsageError(f"--{option.flag} {reason}", option.flag)
     executor = command.execution.executor
     for option in typed:
         if option.executor not in ("", executor):
@@ -41,3 +57,51 @@ def refuse_idle_flags(command: Command) -> None:
                 f"--{option.flag} goes with --executor={option.executor}, not {executor}",
                 option.flag,
             )
+
+
+def _in_vain(flag: str, command: Command) -> str:
+    """What a flag of a training lacks, to follow its name; empty: nothing."""
+    options, kinds = command.options, set(command.options["compare"])
+    role = next((role for role in ROLES if flag.startswith(f"{role}_")), "")
+    plain = flag.removeprefix(f"{role}_") if role else flag
+    if role == "ticket" and kinds == {"dense"}:
+        return "goes with a kind beside dense in --compare"
+    if role == "search" and not _searches(plain, kinds, command):
+        return f"goes with a search that is trained, not with --compare={_list(kinds)}" + (
+            f" and --search={options['search']}" if kinds & _BOOSTED else ""
+        )
+    if plain == "objective" and {flag, f"{flag.removesuffix('objective')}phases"} <= command.typed:
+        return f"goes without --{flag.removesuffix('objective')}phases, which say it"
+    looking = _LOOK.get(plain)
+    if looking:
+        roles = (role,) if role else ("", *ROLES)
+        named = {name for each in roles for name in objectives_of(each, options)}
+        if not any(
+            name in looking or OBJECTIVES.numbered(name)[0] not in OBJECTIVES for name in named
+        ):
+            return f"goes with {' or '.join(looking)}, not {_list(named)}"
+    if flag in (option.flag for option in SparsityUpdateConfig.declared):
+        if kinds <= {"dense", "dense_twin"}:
+            return f"goes with a ticket in --compare, not {_list(kinds)}"
+        changing = options["sparsity_update"] != "none" or kinds - {*FINDERS} | kinds & _CHANGING
+        if flag != "sparsity_update" and not changing:
+            return "goes with --sparsity_update, or flying_bird in --compare"
+    return ""
+
+
+_BOOSTED = {"boosting", "reinit", "random_mask"}  # kinds of the ticket that --search finds
+_CHANGING = {"flying_bird"}  # whatever --sparsity_update says
+
+
+def _searches(plain: str, kinds: Collection[str], command: Command) -> bool:
+    """Whether an option of searches is looked at."""
+    found = {*kinds} - _BOOSTED
+    if {*kinds} & _BOOSTED and not command.ticket:
+        found.add(command.options["search"])
+    trains = {"train", "early", "winning"} | {kind for kind in found if kind not in FINDERS}
+    looks = {"snip", "grasp"} if plain in _OF_OBJECTIVE else set()
+    return bool(found & (trains | looks))
+
+
+def _list(names: Collection[str]) -> str:
+    return ",".join(sorted(names))

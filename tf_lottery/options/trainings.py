@@ -125,8 +125,8 @@ class TrainConfig(Options, topic="Training"):
     )
     patience: int = added(
         0,
-        "Early stopping of dense training and retraining: epochs without a new best validation "
-        "accuracy; 0: never.",
+        "Early stopping of dense training and retraining: epochs, of --phases of the last, without "
+        "a new best validation accuracy; 0: never.",
         at_least(0),
         roles=("ticket",),
     )
