@@ -89,8 +89,8 @@ def test_the_settings_of_a_run_go_with_its_plan(mode):
             "--compare=boosting,dense,reinit and --search=random",
         ),
         (
-            ["--search_objective=pgd", "--compare=dense,flying_bird"],
-            "--search_objective goes with a search that is trained, not with "
+            ["--search_momentum=0.5", "--compare=dense,flying_bird"],
+            "--search_momentum goes with a search that is trained, not with "
             "--compare=dense,flying_bird",
         ),
         (["--search_epochs=3", "--search=snip"], "--search_epochs goes with a search"),
@@ -141,6 +141,7 @@ def test_jobs_of_a_flagfile_do_not_keep_from_ray(tmp_path):
         ["--search_epochs=3", "--compare=dense,winning", "--search=random"],
         ["--search_epochs=3", "--search=early"],
         ["--search_objective=pgd", "--search=snip"],
+        ["--objective=natural", "--search_objective=natural", "--compare=dense"],
         ["--search_steps=3", "--compare=grasp"],
         ["--search_epochs=3", "--compare=package.module:function"],
         ["--ticket_momentum=0.5", "--compare=dense,dense_twin"],

@@ -20,7 +20,9 @@ from tf_lottery.options.sparsity import SparsityUpdateConfig
 
 # Which objectives look at an option; those from elsewhere may look at all of them.
 _LOOK = {"beta": tuple(BETA), "replays": ("free",)}
-_OF_OBJECTIVE = {option.flag for option in AttackOptions.declared} | {"objective", "recipe"}
+_OF_OBJECTIVE = {option.flag for option in AttackOptions.declared}
+# Whether all objectives are natural decides on normalisation and validation, trained or not.
+_OF_ALL = {"objective", "phases", "recipe"}
 
 
 def refuse_idle_flags(command: Command) -> None:
@@ -64,7 +66,7 @@ def _in_vain(flag: str, command: Command) -> str:
     options, kinds = command.options, set(command.options["compare"])
     role = next((role for role in ROLES if flag.startswith(f"{role}_")), "")
     plain = flag.removeprefix(f"{role}_") if role else flag
-    if role == "ticket" and kinds == {"dense"}:
+    if role == "ticket" and kinds == {"dense"} and plain not in _OF_ALL:
         return "goes with a kind beside dense in --compare"
     if role == "search" and not _searches(plain, kinds, command):
         return f"goes with a search that is trained, not with --compare={_list(kinds)}" + (
@@ -96,6 +98,8 @@ _CHANGING = {"flying_bird"}  # whatever --sparsity_update says
 def _searches(plain: str, kinds: Collection[str], command: Command) -> bool:
     """Whether an option of searches is looked at."""
     found = {*kinds} - _BOOSTED
+    if plain in _OF_ALL:
+        return True
     if {*kinds} & _BOOSTED and not command.ticket:
         found.add(command.options["search"])
     trains = {"train", "early", "winning"} | {kind for kind in found if kind not in FINDERS}
