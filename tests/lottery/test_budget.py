@@ -4,10 +4,13 @@ import math
 
 import pytest
 
+from tf_lottery.api import find_ticket
 from tf_lottery.engine.store import Store
 from tf_lottery.errors import UsageError
 from tf_lottery.lottery import budget as budgets
-from tf_lottery.lottery.budget import fit, share_of_minutes
+from tf_lottery.lottery.budget import fit, share_of_minutes, speed_stage
+from tf_lottery.lottery.costs import training_cost
+from tf_lottery.lottery.graph import make_entry
 from tf_lottery.lottery.plan import Speed
 from tf_lottery.lottery.work import Workshop
 from tf_lottery.options.build import complete, lottery_config
@@ -15,11 +18,12 @@ from tf_lottery.options.command import parse
 
 # 20 epochs of PGD-10 are 460 passes an image; an epoch of a one-step objective takes 5.
 DENSE = {"epochs": 20, "objective": "pgd"}
+IMAGES = 6400  # whole batches of 64 and of 128
 
 
 def fitted(budget, **given):
     given = {**DENSE, **given}
-    return fit(complete(given), given, budget)
+    return fit(complete(given), given, budget, IMAGES)
 
 
 @pytest.mark.parametrize(("budget", "epochs"), [(0.25, 23), (0.5, 46), (0.011, 1), (1.0, 92)])
@@ -70,6 +74,95 @@ def test_phases_of_ones_own_are_held_against_the_budget():
     assert fitted(0.25, **given).share == pytest.approx((50 + 46) / 460)
     with pytest.raises(UsageError, match=r"--budget: got 0.2, must be 0.209 or more: n_fgsm for"):
         fitted(0.2, **given)
+
+
+def counted(options, kind, images):
+    """FLOPs of a kind's searches and training over the dense training's, by its stages."""
+    config = lottery_config(**options)
+    entry = make_entry(config, kind)
+    own = [stage.runtime["train"] for stage in (*entry.searches, entry.train)]
+    flops = [training_cost(training, images, 7).flops for training in (config.train, *own)]
+    return sum(flops[1:]) / flops[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "images"),
+    [
+        ({"compare": ("dense", "boosting", "early")}, IMAGES),
+        ({"compare": ("dense", "winning")}, IMAGES),
+        ({"compare": ("dense", "flying_bird"), "growth": "gradient"}, 2000),
+        ({"sparsity_update": "flying_bird", "growth": "gradient", "update_interval": 1}, 2000),
+        ({"batch_size": 128, "ticket_batch_size": 64}, 500),  # 384 and 448 images an epoch
+        ({"search": "train", "pruning_schedule": "decreasing", "rounds": 3}, IMAGES),
+        ({"search": "train", "search_phases": ("fgsm:2", "pgd10:1")}, IMAGES),
+        ({"structure": "channels"}, IMAGES),
+    ],
+)
+def test_every_kind_keeps_the_budget_and_not_one_epoch_more_would(given, images):
+    given = {**DENSE, **given}
+    found = fit(complete(given), given, 0.25, images)
+    kinds = [kind for kind in found.options["compare"] if kind != "dense"]
+    shares = {kind: counted(found.options, kind, images) for kind in kinds}
+    assert max(shares.values()) == pytest.approx(found.share)
+    assert found.share <= 0.25
+    if len(set(shares.values())) > 1:
+        assert f"which for {max(shares, key=shares.get)} is expected" in found.words
+    more = found.options | {"ticket_epochs": found.options["ticket_epochs"] + 1}
+    assert max(counted(more, kind, images) for kind in kinds) > 0.25
+
+
+def test_channels_are_found_by_a_training():
+    found = fitted(0.25, structure="channels")
+    assert found.options["search"] == "train"
+    assert "counted as if no channel were cut" in found.words
+
+
+def test_a_natural_training_stays_one():
+    config = lottery_config(**fitted(0.5, objective="natural", search_objective="natural").options)
+    assert config.ticket_train.objective.name == "natural"
+    assert config.model.normalize
+    assert config.ticket_train.epochs == 10
+
+
+def test_weights_of_an_epoch_of_the_search_may_be_kept():
+    assert fitted(0.5, search="train", rewind_epoch=5).options["search_epochs"] == 15
+
+
+def test_a_ticket_at_hand_is_not_searched(tmp_path):
+    options = {"width_multiplier": 0.05, "train_examples": 64, "search": "random"}
+    ticket = find_ticket(lottery_config(**options), tmp_path)
+    given = {**DENSE, "compare": ("dense", "boosting", "winning")}
+    found = fit(complete(given), given, 0.25, IMAGES, ticket)
+    assert found.options["search"] == complete({})["search"]
+    assert "masks of --ticket, whose own search is not counted" in found.words
+    assert "which for winning is expected" in found.words
+
+
+def test_phases_are_counted_by_the_mean_epoch():
+    words = fitted(0.25, phases=("n_fgsm:16", "pgd10:4")).words
+    assert "5 passes an image and epoch against 8.6 of n_fgsm, then pgd" in words
+
+
+def test_minutes_are_told_as_minutes():
+    given = dict(DENSE)
+    found = fit(complete(given), given, 0.25, IMAGES, minutes=7)
+    assert found.words.startswith("--budget_minutes=7: ")
+    with pytest.raises(UsageError, match=r"--budget_minutes: got 2, must be 2\.17 or more"):
+        fit(complete(given), given, 0.01, IMAGES, minutes=2)
+
+
+def test_there_is_something_to_fit():
+    with pytest.raises(UsageError, match=r"--compare: got 'dense'"):
+        fitted(0.25, compare=("dense",))
+
+
+def test_the_speed_of_other_images_is_another(tmp_path):
+    options = {"dataset": "digits", "width_multiplier": 0.05}
+    keys = {
+        speed_stage(lottery_config(**options | other)).key
+        for other in ({}, {"image_size": 6}, {"dataset": "mnist"}, {"batch_size": 32})
+    }
+    assert len(keys) == 4
 
 
 def test_too_little_for_one_epoch():

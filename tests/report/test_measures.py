@@ -79,11 +79,49 @@ def test_images():
 
 def test_counted_is_what_no_seed_can_change():
     document = studies.make_experiment()
-    assert values.is_counted(document, parse("run:total_flops_over_dense"))
-    assert not values.is_counted(document, parse("run:train_seconds"))
-    assert not values.is_counted(document, parse("validation_natural@1"))
+    flops, arms = parse("run:total_flops_over_dense"), [document.arms[-1].name]
+    assert values.is_counted(document, flops, arms)
+    assert not values.is_counted(document, parse("run:train_seconds"), arms)
+    assert not values.is_counted(document, parse("validation_natural@1"), arms)
     document.rows[-1].stopped = True
-    assert not values.is_counted(document, parse("run:total_flops_over_dense"))
+    assert not values.is_counted(document, flops, arms)
+    document.rows[-1].stopped = False
+    next(row for row in document.rows if row.name == document.baselines[0]).stopped = True
+    assert not values.is_counted(document, flops, arms)
+
+
+def _cut(document):
+    document.runs("boosting")[0].flops_left = 0.4
+
+
+def _early(document):
+    document.settings = {"prune": {"search": "early"}}
+
+
+def _ended(document):
+    entry = next(each for each in document.ledger if "boosting" in each.models)
+    entry.epochs, entry.planned_epochs = 3, 9
+
+
+def _gone_back(document):
+    next(each for each in document.ledger if "boosting" in each.models).rollbacks = 1
+
+
+@pytest.mark.parametrize("change", [_cut, _early, _ended, _gone_back])
+def test_a_seed_decides_what_is_cut_and_when_a_search_ends(change):
+    document = studies.make_comparison(studies.KINDS)
+    flops = parse("run:total_flops_over_dense")
+    assert values.is_counted(document, flops, ["boosting"])
+    change(document)
+    assert not values.is_counted(document, flops, ["boosting"])
+    assert values.is_counted(document, flops, ["winning"])
+
+
+def test_flying_bird_plus_leaves_as_many_weights_as_it_takes():
+    document = studies.make_comparison()
+    for name, counted in (("flying_bird", True), ("flying_bird_plus", False)):
+        document.settings = {"sparsity_update": {"name": name}}
+        assert values.is_counted(document, parse("run:density"), ["boosting"]) == counted
 
 
 def test_means_are_over_the_seeds_that_have_a_value():

@@ -158,6 +158,10 @@ def test_small_and_large_networks_have_a_dense_baseline_each(tmp_path):
     assert [stage.key for stage in made.baselines] == wanted
 
 
+def even(epochs):
+    return tuple((np.arange(1, epochs + 1) / epochs).tolist())
+
+
 @pytest.mark.parametrize(
     ("search", "accuracies", "times"),
     [
@@ -176,8 +180,8 @@ def test_break_even(search, accuracies, times):
             for i, value in enumerate(values, 1)
         ]
 
-    own = Costs({"flops": search}, {"flops": len(accuracies)}, "run")
-    dense = Costs({"flops": 0}, {"flops": 10}, "none")
+    own = Costs({"flops": search}, {"flops": len(accuracies)}, "run", even(len(accuracies)))
+    dense = Costs({"flops": 0}, {"flops": 10}, "none", even(10))
     assert break_even(own, history(accuracies), dense, history([0.1] * 9 + [0.5])) == times
 
 

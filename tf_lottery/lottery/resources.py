@@ -146,7 +146,8 @@ class Resources:
         size = even_batch_size(len(self.data(config).test_labels))
         return self._kept(
             "evaluator",
-            (self.spec(config, training), config.attacks, size, jit_compile),
+            # The object, not its spec: it may have been made again since, for other weights.
+            (network, config.attacks, size, jit_compile),
             lambda: Evaluator(network, config.attacks, size, jit_compile),
         )
 

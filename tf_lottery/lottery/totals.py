@@ -13,10 +13,12 @@ from tf_lottery import weights
 from tf_lottery.engine.stage import Stage, in_order
 from tf_lottery.engine.store import Store
 from tf_lottery.evaluation.models import right_images
+from tf_lottery.lottery.costs import training_cost
 from tf_lottery.lottery.graph import Entry
 from tf_lottery.lottery.work import Workshop
 from tf_lottery.options.settings import LotteryConfig
 from tf_lottery.training.callbacks import judged_by
+from tf_lottery.training.guards import trained_epochs
 
 COST_COLUMNS = (
     "seconds",
@@ -40,15 +42,23 @@ class Costs:
         network, forward and both kinds of gradients together.
       source: ``run``: the search is a stage here; ``ticket``: as a given ticket recorded
         it, besides what was run here; ``unknown``: that does not say; ``none``: there was none.
+      course: shares of the training's FLOPs that were spent by the end of each of its epochs.
+        Those of some phases, or that were trained twice, took more than others.
     """
 
     search: dict[str, float | None]
     train: dict[str, float]
     source: str
+    course: tuple[float, ...]
 
     def total(self, column: str) -> float:
         """Search and training together."""
         return (self.search[column] or 0) + self.train[column]
+
+    def train_flops_until(self, epochs: float) -> float:
+        """Of the first epochs of training, in parts too."""
+        spent = np.interp(epochs, range(len(self.course) + 1), (0.0, *self.course))
+        return float(spent) * self.train["flops"]
 
     def columns(self, *names: str) -> dict[str, float | None]:
         """``search_<name>`` and ``train_<name>``."""
@@ -61,14 +71,14 @@ class Costs:
 
 def costs(entry: Entry, workshop: Workshop) -> Costs:
     """From the ledgers of what took passes through a network."""
-    train = _total([entry.train], workshop)
+    train, course = _total([entry.train], workshop), _course(entry.train, workshop)
     if entry.ticket is None:
-        return Costs(_total([], workshop), train, "none")
+        return Costs(_total([], workshop), train, "none", course)
     finding = in_order([entry.ticket])
     search = _total(workshop.spent(finding), workshop)
     given = [s.runtime["ticket"] for s in finding if s.kind == "prune" and "given" in s.settings]
     if not given:
-        return Costs(search, train, "run")
+        return Costs(search, train, "run", course)
     # As the ticket at hand records it, not a copy of it that the store has seen before.
     known = all("flops" in ticket.found.get("cost", {}) for ticket in given)
     for ticket in given:
@@ -79,7 +89,17 @@ def costs(entry: Entry, workshop: Workshop) -> Costs:
             search["passes"] = None
         elif search["passes"] is not None:
             search["passes"] += sum(recorded[column] for column in _PASSES)
-    return Costs(search, train, "ticket" if known else "unknown")
+    return Costs(search, train, "ticket" if known else "unknown", course)
+
+
+def _course(stage: Stage, workshop: Workshop) -> tuple[float, ...]:
+    """See ``Costs.course``."""
+    rows, training = workshop.history(stage), stage.runtime["train"]
+    images = len(workshop.data(stage.runtime["config"]).train_labels)
+    spent = np.zeros(len(rows))
+    for epoch, times in trained_epochs(rows):
+        spent[epoch] += training_cost(training, images, 1, [(epoch, times)]).flops
+    return tuple((np.cumsum(spent) / spent.sum()).tolist())
 
 
 def _total(stages: Sequence[Stage], workshop: Workshop) -> dict[str, Any]:
@@ -143,8 +163,8 @@ def against_baseline(
     if epochs is not None and seconds is not None and own.source != "unknown":
         assert their_epochs is not None  # it is the baseline's own best
         assert their_seconds is not None
-        flops = own.train["flops"] * epochs / len(history)
-        their_flops = baseline.train["flops"] * their_epochs / len(baseline_history)
+        flops = own.train_flops_until(epochs)
+        their_flops = baseline.train_flops_until(their_epochs)
         result["seconds_to_dense"] = ((own.search["seconds"] or 0) + seconds) / their_seconds
         result["flops_to_dense"] = ((own.search["flops"] or 0) + flops) / their_flops
     return result
@@ -177,8 +197,7 @@ def break_even(
     their_epochs, _ = epochs_to_reach(baseline_history, goal)
     if epochs is None or their_epochs is None or own.source == "unknown":
         return None
-    saved = baseline.train["flops"] * their_epochs / len(baseline_history)
-    saved -= own.train["flops"] * epochs / len(history)
+    saved = baseline.train_flops_until(their_epochs) - own.train_flops_until(epochs)
     if saved <= 0:
         return None
     return max(1, math.ceil((own.search["flops"] or 0) / saved - 1e-9))

@@ -264,8 +264,8 @@ def _cost(document: Results) -> Iterator[str]:
     if any(row.density < 1 and row.flops_left == 1 for row in document.rows):
         yield (
             "Unstructured masks save no arithmetic: a pruned weight is still multiplied, as a "
-            "zero, so an epoch of a sparse network costs what a dense one costs. Whatever is "
-            "saved is epochs."
+            "zero, so an epoch of a sparse network costs what the same one of a dense network "
+            "costs. Whatever is saved is epochs, or passes of an epoch."
         )
     cut = {row.name: row.flops_left for row in document.rows if row.flops_left < 1}
     if cut:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from tf_lottery.report.comparison import BOOSTING, CONTROLS
 from tf_lottery.report.measures import CURVES, Measure, parse
 from tf_lottery.report.results import Arm, Results, Row
 from tf_lottery.statistics import Estimate, estimate
 
-# Without early stopping these follow from the settings, whatever the seed.
+# These may follow from the settings alone, see ``is_counted``.
 _COUNTED = ("density", "epochs", "search_flops", "train_flops", "search_passes", "train_passes",
             "total_flops_over_dense")  # fmt: skip
 
@@ -55,9 +56,24 @@ def images(document: Results, arm: str, measure: Measure) -> int | None:
     return min((row.test_examples for row in document.runs(arm) if row.tests), default=None)
 
 
-def is_counted(document: Results, measure: Measure) -> bool:
-    """Whether the settings alone decide the number, so that no seed can change it."""
-    return measure.key in _COUNTED and not any(row.stopped for row in document.rows)
+def is_counted(document: Results, measure: Measure, arms: Iterable[str]) -> bool:
+    """Whether the settings alone decide the number of these arms, so that no seed can change it.
+
+    A seed decides where a training or a search ended early or went back, how wide the layers are
+    of which channels are cut, and how many weights Flying Bird+ leaves.
+    """
+    if measure.key not in _COUNTED:
+        return False
+    names = {*arms, *document.baselines}
+    rows = [row for row in document.rows if row.name in names]
+    trained = [entry for entry in document.ledger if names & {*entry.models}]
+    update, prune = (document.settings.get(part) or {} for part in ("sparsity_update", "prune"))
+    searched = {"early", *((BOOSTING, *CONTROLS) if prune.get("search") == "early" else ())}
+    return not (
+        any(row.stopped or row.flops_left < 1 or row.kind in searched for row in rows)
+        or any(entry.epochs or entry.rollbacks for entry in trained)
+        or (measure.key == "density" and update.get("name") == "flying_bird_plus")
+    )
 
 
 def published(document: Results, arm: Arm, measure: Measure, arms: Iterable[str]) -> float | None:
@@ -74,4 +90,4 @@ def mean(document: Results, arm: str, measure: Measure) -> Estimate | None:
     known = [v for row in document.runs(arm) if (v := value(row, measure)) is not None]
     if not known:
         return None
-    return estimate(known, images(document, arm, measure), is_counted(document, measure))
+    return estimate(known, images(document, arm, measure), is_counted(document, measure, [arm]))

@@ -157,7 +157,8 @@ def _gap(
     kept: list[list[float]],
     images: list[int | None],
 ) -> Estimate:
-    counted = values.is_counted(document, measure)
+    names = [name for name in (claim.ours, claim.theirs) if name is not None]
+    counted = values.is_counted(document, measure, names)
     if claim.theirs is None:
         assert claim.value is not None  # checked with the document
         return estimate(kept[0], images[0], counted).minus(claim.value)

@@ -120,11 +120,16 @@ class Study:
 
     def counted_flops(self, workshop: Workshop) -> int:
         """FLOPs of a dense training of every network in every seed, which are not run."""
-        each = {}
-        for config in self.design.configs.values():
-            images, flops = len(workshop.data(config).train_labels), workshop.forward_flops(config)
-            each[workshop.spec(config)] = training_cost(config.train, images, flops).flops
+        each = {
+            workshop.spec(config): self._counted(config, workshop)
+            for config in self.design.configs.values()
+        }
         return len(self.seeds) * sum(each.values())
+
+    def _counted(self, config: LotteryConfig, workshop: Workshop) -> int:
+        """FLOPs of the dense training of a configuration, as planned."""
+        images = len(workshop.data(config).train_labels)
+        return training_cost(config.train, images, workshop.forward_flops(config)).flops
 
     def check(self, workshop: Workshop) -> None:
         """Loads the data and tells early what would fail late; raises as ``Resources.check``."""
@@ -229,8 +234,7 @@ class Study:
         pays, name = None, self.baseline(arm)
         left = workshop.forward_flops(config, entry.train) / workshop.forward_flops(config)
         if name is None:
-            counted = own.train["flops"] / left / len(history) * config.train.epochs
-            ratios = totals.against_counted(own, counted)
+            ratios = totals.against_counted(own, self._counted(config, workshop))
         else:
             dense = self.cells[name, seed].entry
             baseline = totals.costs(dense, workshop)
