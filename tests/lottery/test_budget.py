@@ -118,10 +118,17 @@ def test_channels_are_found_by_a_training():
 
 
 def test_a_natural_training_stays_one():
-    config = lottery_config(**fitted(0.5, objective="natural", search_objective="natural").options)
+    natural = {"objective": "natural", "search_objective": "natural"}
+    config = lottery_config(**fitted(0.5, search="random", **natural).options)
     assert config.ticket_train.objective.name == "natural"
     assert config.model.normalize
     assert config.ticket_train.epochs == 10
+
+
+def test_who_says_how_to_search_wants_a_search():
+    config = lottery_config(**fitted(0.5, search_objective="natural").options)
+    assert config.prune.search == "train"
+    assert config.search.objective.name == "natural"
 
 
 def test_weights_of_an_epoch_of_the_search_may_be_kept():

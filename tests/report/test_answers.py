@@ -5,13 +5,14 @@ import re
 import studies
 from msgspec.structs import replace
 
+from tf_lottery.report import study
 from tf_lottery.report.answers import answers
 from tf_lottery.report.summary import summary
 from tf_lottery.report.verdicts import verdicts
 
 
 def of(document, question):
-    return [text for asked, text in answers(document) if asked == question]
+    return [text for _, asked, text in answers(document) if asked == question]
 
 
 def numbers(text):
@@ -76,3 +77,17 @@ def test_the_terminal_answers_instead_of_listing_claims():
         assert f"\n{question} " in text
     assert text.endswith("The report has them all.")
     assert "\nyes  " not in text
+
+
+def test_several_tickets_stand_in_one_table():
+    document = studies.make_comparison(("dense", "boosting", "winning"), ("pgd20",))
+    (table,) = study._answers(document)
+    assert [row.name for row in table.rows] == ["boosting", "winning"]
+    assert [head.name for head in table.heads] == [
+        "How robust?", "For how much?", "Does the ticket help?",
+    ]  # fmt: skip
+    assert [cell.text for cell in table.rows[1].full] == [
+        text for ticket, _, text in answers(document) if ticket == "winning"
+    ]  # fmt: skip
+    alone = studies.make_comparison(("dense", "boosting"), ("pgd20",))
+    assert len(list(study._answers(alone))) == 3

@@ -18,8 +18,9 @@ _FLOPS, _SECONDS = Measure("run:total_flops_over_dense"), Measure("run:total_ove
 
 
 class Answer(NamedTuple):
-    """A question and what the run says of it, in plain text."""
+    """Of a ticket a question and what the run says, in plain text."""
 
+    ticket: str
     question: str
     text: str
 
@@ -33,9 +34,9 @@ def answers(document: Results) -> list[Answer]:
     told = []
     for ticket in tickets([arm.kind for arm in document.arms]):
         told += [
-            Answer(first, _accuracy(document, ticket, found[f"best_{ticket}_{DENSE}"])),
-            Answer("For how much?", _share(document, ticket)),
-            Answer("Does the ticket help?", _help(document, ticket, found)),
+            Answer(ticket, first, _accuracy(document, ticket, found[f"best_{ticket}_{DENSE}"])),
+            Answer(ticket, "For how much?", _share(document, ticket)),
+            Answer(ticket, "Does the ticket help?", _help(document, ticket, found)),
         ]
     return told
 

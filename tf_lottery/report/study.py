@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tf_lottery.files import slug
 from tf_lottery.report import formats, ledger, pages, tables
-from tf_lottery.report.answers import answers
+from tf_lottery.report.answers import Answer, answers
 from tf_lottery.report.captions import caption
 from tf_lottery.report.document import hardware, images, origin
 from tf_lottery.report.figures.drawing import save_figures
@@ -132,8 +132,7 @@ def _verdicts(document: Results) -> Iterator[Block]:
     if not found and not document.is_of_the_paper:
         return
     items = []
-    for question, text in answers(document):
-        yield Paragraph(text, question)
+    yield from _answers(document)
     yield Paragraph(tally(found))
     for verdict in found:
         note = verdict.detail + (f" Paper: {verdict.paper}" if verdict.paper else "")
@@ -143,6 +142,19 @@ def _verdicts(document: Results) -> Iterator[Block]:
         yield Findings(items)
         seeds = ", seed by seed" * (len(document.seeds) > 1)
         yield Paragraph(_DECIDED.format(seeds), note=True)
+
+
+def _answers(document: Results) -> Iterator[Block]:
+    told: dict[str, list[Answer]] = {}
+    for answer in answers(document):
+        told.setdefault(answer.ticket, []).append(answer)
+    if len(told) > 1:
+        heads = [Head("", answer.question, words=True) for answer in next(iter(told.values()))]
+        rows = [Row(name, [answer.text for answer in three]) for name, three in told.items()]
+        yield Table("", "", "ticket", heads, rows)
+        return
+    for answer in answers(document):
+        yield Paragraph(answer.text, answer.question)
 
 
 def _results(document: Results) -> Iterator[Block]:

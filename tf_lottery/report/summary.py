@@ -18,7 +18,7 @@ _NAME = 36  # characters of an arm's name
 def summary(document: Results) -> str:
     """A row an arm (means over the seeds); of a comparison with the dense network three answers,
     else a line a claim."""
-    asked = [hanging(printable(text), f"{question} ", 4) for question, text in answers(document)]
+    asked = [hanging(printable(text), f"{question} ", 4) for _, question, text in answers(document)]
     blocks = [_arms(document), "\n".join(asked), _claims(document, brief=bool(asked))]
     if document.is_of_the_paper:
         about = document.study
