@@ -88,12 +88,12 @@ def train_network(shop: Resources, stage: Stage, directory: Path) -> None:
 
     Where masks change, also ``ticket``, of the last ones, and ``best-masks.npz``.
     """
+    training: TrainConfig = stage.runtime["train"]
     if (directory / "ledger.json").exists():  # stopped just before the end
-        _forget_best(directory)
+        _forget_the_way(directory, training.keep_epochs)
         return
     _begin(stage, directory)
     config: LotteryConfig = stage.runtime["config"]
-    training: TrainConfig = stage.runtime["train"]
     spec, data = shop.spec(config, stage), shop.data(config)
     logs = None if shop.log_root is None else shop.log_root / files.slug(stage.label)
     ticket = stage.parents.get("ticket")
@@ -154,8 +154,7 @@ def train_network(shop: Resources, stage: Stage, directory: Path) -> None:
         directory / "ledger.json",
         {**cost.to_json(), **{name: value for name, value in told.items() if value}},
     )
-    shutil.rmtree(directory / "checkpoints", ignore_errors=True)
-    _forget_best(directory)
+    _forget_the_way(directory, training.keep_epochs)
 
 
 def _other_validation(stage: Stage) -> dict | None:
@@ -174,6 +173,18 @@ def _begin(stage: Stage, directory: Path) -> None:
             files.remove(path)
     if ours:
         files.write_json(note, ours)
+
+
+def _forget_the_way(directory: Path, keep: Sequence[int]) -> None:
+    """Removes what only an unfinished training needs, such as the best epoch before the best."""
+    shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+    needed = {
+        name(directory, k) for k in keep for name in (callbacks.epoch_file, callbacks.masks_file)
+    }
+    for path in callbacks.kept_files(directory):
+        if path not in needed:
+            path.unlink()
+    _forget_best(directory)
 
 
 def _forget_best(directory: Path) -> None:

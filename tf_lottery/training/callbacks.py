@@ -289,6 +289,11 @@ def masks_file(directory: Path, epoch: int) -> Path:
     return Path(directory) / f"epoch-{epoch}-masks.npz"
 
 
+def kept_files(directory: Path) -> list[Path]:
+    """All weights and masks of epochs that lie there."""
+    return [path for name in _PREFIX.values() for path in Path(directory).glob(f"{name}-*.npz")]
+
+
 def best_file(directory: Path, rows: list[dict]) -> Path:
     """Where the best weights so far are kept."""
     return epoch_file(directory, best_epoch(rows), best_weights(rows))
@@ -396,10 +401,9 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _forget(self) -> None:
         referred = self._checkpoints.needed()
-        for prefix in _PREFIX.values():
-            for path in self._directory.glob(f"{prefix}-*.npz"):
-                if path.name not in referred:
-                    path.unlink()
+        for path in kept_files(self._directory):
+            if path.name not in referred:
+                path.unlink()
 
 
 class CopyWeights(keras.callbacks.Callback):
