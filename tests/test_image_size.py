@@ -7,7 +7,9 @@ import pytest
 
 from tests.command_line import complaint
 from tf_lottery import weights
+from tf_lottery.api import find_ticket
 from tf_lottery.main import main
+from tf_lottery.options.build import lottery_config
 from tf_lottery.tickets import Ticket
 
 SETTINGS = [
@@ -65,6 +67,15 @@ def test_an_export_measures_at_the_recorded_size(workdir, tmp_path):
     document = json.loads((target / "export.json").read_text())
     assert document["accuracy"]["examples"] == 360
     assert document["rows"][0]["natural"] is not None
+
+
+def test_a_ticket_without_a_search_says_the_size_too(tmp_path, capsys):
+    options = {"dataset": "digits", "width_multiplier": 0.1, "image_size": 4, "search": "random"}
+    find_ticket(lottery_config(**options), tmp_path / "s").save(tmp_path / "t")
+    export = ["--mode=export", *SETTINGS, f"--ticket={tmp_path / 't'}", "--formats=tflite_int8"]
+    assert main([*export, f"--export_dir={tmp_path / 'e'}"]) == 0
+    where = [f"--ticket={tmp_path / 't'}", f"--evaluation_dir={tmp_path / 'v'}"]
+    assert "trained with --image_size=4" in complaint(capsys, 2, [*EVALUATE, *where])
 
 
 def test_another_size_is_another_network(workdir, tmp_path, capsys):

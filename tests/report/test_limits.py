@@ -109,6 +109,10 @@ def test_rewinding_sets_kinds_apart():
     found = text(document)
     for kinds in ("boosting, winning and random_mask start", "dense and reinit start"):
         assert kinds in found
+    more = studies.make_comparison(("dense", "dense_twin", "early", "flying_bird"))
+    more.settings["prune"] = {"rewind_epoch": 2}
+    assert "early starts from weights already" in text(more)
+    assert "dense, dense_twin and flying_bird start untrained" in text(more)
     tickets = studies.make_comparison(("boosting", "winning"))
     tickets.settings["prune"] = {"rewind_epoch": 2}
     assert "already trained" not in text(tickets)  # all of them are

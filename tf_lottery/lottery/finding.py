@@ -181,7 +181,8 @@ def _provenance(shop: Resources, stage: Stage, own: Cost) -> dict:
         "control": None,
         "way": way_of(stage),
         "search": last.get("train"),
-        "data": last.get("data"),
+        # Without a training, of the initialisation: the shape of its images.
+        "data": last.get("data") or stage.parents["start"].settings["data"],
         "seed": last.get("seed"),
         "pruning": dict(stage.settings),
         "rounds": len(searches),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tf_lottery.options.searches import CURRENT, UNTRAINED
-from tf_lottery.report.comparison import BOOSTING, CONTROLS
+from tf_lottery.report.comparison import BOOSTING, CONTROLS, DENSE, TWIN
 from tf_lottery.report.measures import CURVES, parse
 from tf_lottery.report.results import Arm, LedgerEntry, Results
 from tf_lottery.report.text import listed
@@ -23,7 +23,7 @@ FOUND = {
     "random": "drawn at random, without a search",
 }
 # Kinds that start untrained, whatever the epoch to rewind to.
-_UNTRAINED = ("dense", "reinit", *UNTRAINED)
+_UNTRAINED = (DENSE, TWIN, "reinit", "flying_bird", *UNTRAINED)
 
 
 def limits(document: Results) -> Iterator[str]:
