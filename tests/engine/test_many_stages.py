@@ -165,7 +165,7 @@ def test_a_plan_builds_each_network_once_however_many_replicates(tmp_path, monke
         return plain(spec, *arguments)
 
     monkeypatch.setattr(NetworkSpec, "build", build)
-    monkeypatch.setattr(planning, "measure_speed", lambda config, workshop: Speed(1e9, 1.0))
+    monkeypatch.setattr(planning, "measure_speed", lambda *about: Speed(1e9, 1.0))
     study = Study(make_design(flags.parse([*FIG6, "--replicates=3"])))
     planned = plan(study.targets, Workshop(Store(tmp_path, read_only=True)))
     assert len({item.stage.runtime["config"].model for item in planned}) == 5
