@@ -209,21 +209,21 @@ def operations() -> str:
 
 
 def quickstart() -> str:
-    """Seconds of the stages of the first command, by kind and label."""
+    """Seconds of the trainings of the first command, of its first seed."""
     document = json.loads((RESULTS / "quickstart" / "results.json").read_text())
-    rows = []
-    for entry in document["ledger"]:
-        if entry["kind"] == "train":
-            epochs = len(document["curves"][entry["label"].removeprefix("train: ")])
-            rows.append(
-                [
-                    entry["label"],
-                    str(epochs),
-                    f"{entry['seconds'] / epochs:.2f}",
-                    f"{entry['validation_seconds'] / epochs:.2f}",
-                    f"{entry['startup_seconds']:.1f}",
-                ]
-            )
+    first = document["seeds"][0]
+    epochs = {row["name"]: row["epochs"] for row in document["rows"] if row["seed"] == first}
+    rows = [
+        [
+            entry["label"],
+            str(epochs[entry["models"][0]]),
+            f"{entry['seconds'] / epochs[entry['models'][0]]:.2f}",
+            f"{entry['validation_seconds'] / epochs[entry['models'][0]]:.2f}",
+            f"{entry['startup_seconds']:.1f}",
+        ]
+        for entry in document["ledger"]
+        if entry["kind"] == "train" and entry["seed"] == first
+    ]
     head = ["stage", "epochs", "s an epoch", "validation, s an epoch", "start-up, s"]
     return table(head, rows)
 
