@@ -38,7 +38,8 @@ from tf_lottery.options.settings import (
     TrainConfig,
 )
 
-_EPOCHS = at_least(0, "1 or more, or 0 for --epochs")
+MOST_EPOCHS = 10**6  # a table of rates has an entry a step
+_EPOCHS = within(f"[0, {MOST_EPOCHS}]", f"1 to {MOST_EPOCHS:,}, or 0 for --epochs")
 _DEFAULT = at_least(0, "more than 0, or 0 for the network's default")
 
 
@@ -49,7 +50,7 @@ def _known_attack(flag: str, name: str) -> None:
 def _known_phases(flag: str, phases: tuple[str, ...]) -> None:
     for phase in phases:
         name, _, epochs = phase.rpartition(":")
-        if not name or not epochs.isdecimal() or not int(epochs):
+        if not name or not epochs.isdecimal() or not 0 < int(epochs) <= MOST_EPOCHS:
             allowed = "objectives with their epochs, such as n_fgsm:20,pgd10:4"
             raise UsageError.bad_value(flag, ",".join(phases), allowed)
         OBJECTIVES.check(flag, name)
@@ -79,7 +80,10 @@ class TrainingOptions(Options, topic="Training"):
         "fgsm", "What the search of a ticket minimises.", choices=OBJECTIVES
     )
     epochs: int = option(
-        100, "Epochs of the dense baseline; with --phases those of all.", at_least(1), roles=ROLES
+        100,
+        "Epochs of the dense baseline; with --phases those of all.",
+        within(f"[1, {MOST_EPOCHS}]", f"1 to {MOST_EPOCHS:,}"),
+        roles=ROLES,
     )
     ticket_epochs: int = option(0, "Epochs of retraining a ticket; 0: --epochs.", _EPOCHS)
     search_epochs: int = option(0, "Epochs of the search; 0: --epochs.", _EPOCHS)
