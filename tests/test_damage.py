@@ -58,6 +58,8 @@ def content(workdir, stages):
 
 def artefacts(workdir):
     paths = [path for path in workdir.glob("stages/*-*/**/*") if path.is_file()]
+    # Attacks are there for evaluations to come; what is read here is of those that there are.
+    paths = [path for path in paths if "stages/attack-" not in str(path)]
     paths += [workdir / "results.json", *(workdir / "tickets").glob("*/*")]
     return sorted(paths)
 
@@ -91,8 +93,6 @@ def damage_often(finished, cases, seed):
             path.write_bytes(DAMAGES[kind](before, choose))
         try:
             seen = content(workdir, stages)
-            # A misspelt name of the digest is one more entry, which nothing reads.
-            seen["results"] = {name: seen["results"].get(name) for name in whole["results"]}
             assert seen == whole, (kind, path)
         except LotteryError as error:
             said = str(error)

@@ -531,6 +531,6 @@ def test_the_plan_of_a_finder(found_at_init, capsys):
 
 def test_a_finder_that_is_not_there(capsys, tmp_path):
     line = complaint(capsys, 2, [*TINY, "--compare=dense,luck", f"--workdir={tmp_path}"])
-    assert "--compare: unknown value 'luck', may be one of dense, boosting" in line
+    assert "--compare: unknown value 'luck', may be one of dense, dense_twin, boosting" in line
     line = complaint(capsys, 2, [*TINY, "--compare=outside:luck", f"--workdir={tmp_path}"])
     assert "--compare: got 'outside:luck', must be a ticket finder that can be imported" in line

@@ -84,8 +84,8 @@ def test_the_settings_of_a_run_go_with_its_plan(mode):
             "--ticket_momentum goes with a kind beside dense in --compare",
         ),
         (
-            ["--search_epochs=3", "--search=random"],
-            "--search_epochs goes with a search that is trained, not with "
+            ["--search_momentum=0.5", "--search=random"],
+            "--search_momentum goes with a search that is trained, not with "
             "--compare=boosting,dense,reinit and --search=random",
         ),
         (
@@ -93,7 +93,7 @@ def test_the_settings_of_a_run_go_with_its_plan(mode):
             "--search_momentum goes with a search that is trained, not with "
             "--compare=dense,flying_bird",
         ),
-        (["--search_epochs=3", "--search=snip"], "--search_epochs goes with a search"),
+        (["--search_momentum=0.5", "--search=snip"], "--search_momentum goes with a search"),
         (["--beta=3"], "--beta goes with trades or mart or nuat, not fgsm,pgd"),
         (["--ticket_beta=3", "--objective=trades", "--ticket_objective=pgd7"], "not pgd7"),
         (["--replays=4"], "--replays goes with free, not fgsm,pgd"),

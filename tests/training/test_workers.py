@@ -143,7 +143,10 @@ def test_two_processes_end_where_one_does(story):
     ours, theirs = trainings(root / "chief"), trainings(root / "alone")
     assert [path.name for path in ours] == [path.name for path in theirs]
     for mine, other, tolerance in zip(ours, theirs, (CLOSE, SIGNS), strict=True):
-        for file in ("best.npz", "final.npz"):
+        files = sorted(path.name for path in other.glob("*.npz"))
+        assert sorted(path.name for path in mine.glob("*.npz")) == files
+        assert "final.npz" in files
+        for file in files:
             values = weights.read_arrays(mine / file)
             for key, expected in weights.read_arrays(other / file).items():
                 np.testing.assert_allclose(values[key], expected, **tolerance, err_msg=key)

@@ -23,6 +23,8 @@ _LOOK = {"beta": tuple(BETA), "replays": ("free",)}
 _OF_OBJECTIVE = {option.flag for option in AttackOptions.declared}
 # Whether all objectives are natural decides on normalisation and validation, trained or not.
 _OF_ALL = {"objective", "phases", "recipe"}
+# Part of every comparison's settings, whichever kinds it has.
+_USUAL = _OF_ALL | {"epochs", "learning_rate"}
 
 
 def refuse_idle_flags(command: Command) -> None:
@@ -66,7 +68,7 @@ def _in_vain(flag: str, command: Command) -> str:
     options, kinds = command.options, set(command.options["compare"])
     role = next((role for role in ROLES if flag.startswith(f"{role}_")), "")
     plain = flag.removeprefix(f"{role}_") if role else flag
-    if role == "ticket" and kinds == {"dense"} and plain not in _OF_ALL:
+    if role == "ticket" and kinds == {"dense"} and plain not in _USUAL:
         return "goes with a kind beside dense in --compare"
     if role == "search" and not _searches(plain, kinds, command):
         return f"goes with a search that is trained, not with --compare={_list(kinds)}" + (
@@ -98,7 +100,7 @@ _CHANGING = {"flying_bird"}  # whatever --sparsity_update says
 def _searches(plain: str, kinds: Collection[str], command: Command) -> bool:
     """Whether an option of searches is looked at."""
     found = {*kinds} - _BOOSTED
-    if plain in _OF_ALL:
+    if plain in _USUAL:
         return True
     if {*kinds} & _BOOSTED and not command.ticket:
         found.add(command.options["search"])
