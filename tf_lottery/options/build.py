@@ -18,6 +18,7 @@ from tf_lottery.options.architectures import Architecture, architecture
 from tf_lottery.options.attacks import NORMS, RADIUS, AttackConfig, attack_from_name, default_eps
 from tf_lottery.options.channels import ChannelOptions
 from tf_lottery.options.checks import at_least, positive, within
+from tf_lottery.options.devices import DeviceOptions
 from tf_lottery.options.objectives import REPLAYS, training_attack
 from tf_lottery.options.option import Option, Options, option
 from tf_lottery.options.recipes import RECIPES, filled
@@ -217,34 +218,6 @@ class EvaluationOptions(Options, topic="Attacks in evaluation (on pixels in [0, 
         )
 
 
-DEVICES = "Many devices (docs/distributed.md)"
-
-
-@dataclass(frozen=True)
-class DeviceOptions(Options, topic=DEVICES):
-    """Of the devices that share a batch: they are part of a result with a BatchNorm of each."""
-
-    devices: int = option(
-        0,
-        "How many devices, of all machines together; 0: all. Mirrored without a GPU: so many "
-        "devices are made of the CPU.",
-        at_least(0),
-    )
-    sync_batch_norm: bool = option(
-        True,
-        "BatchNorm statistics over the whole batch, so that results do not depend on the "
-        "devices. Off: over each device's part; --devices is then part of the result.",
-    )
-
-    @property
-    def batch_norm_groups(self) -> int:
-        """Of ``TrainConfig``; ``UsageError`` where it is not known."""
-        if not self.devices and not self.sync_batch_norm:
-            allowed = "how many there are, with --nosync_batch_norm"
-            raise UsageError.bad_value("devices", self.devices, allowed)
-        return 1 if self.sync_batch_norm else self.devices
-
-
 def _with_roles(options: Iterable[Option]) -> dict[str, Option]:
     """By flag, each followed by those of single trainings, but for those declared by themselves."""
     told = {shared.flag: shared for shared in options}
@@ -261,8 +234,7 @@ OPTIONS = _with_roles(
     for group in (
         DataConfig, ModelConfig, TrainingOptions, ScheduleConfig, PruneConfig, SearchOptions,
         SparsityUpdateConfig, ChannelOptions, AttackOptions, TrainConfig, EvaluationOptions,
-        DeviceOptions,
-        LotteryConfig,
+        DeviceOptions, LotteryConfig,
     )
     for option in group.declared
 )  # fmt: skip

@@ -7,8 +7,8 @@ import os
 from dataclasses import dataclass
 
 from tf_lottery.errors import UsageError
-from tf_lottery.options.build import DEVICES, DeviceOptions
 from tf_lottery.options.checks import at_least, positive, within
+from tf_lottery.options.devices import DEVICES, DeviceOptions
 from tf_lottery.options.option import MODES, OF_A_RUN, Options, option
 from tf_lottery.options.places import listed
 from tf_lottery.options.settings import EXPORT_FORMATS
