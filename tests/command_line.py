@@ -1,5 +1,6 @@
 """The command line as tests call it, on a study of seconds."""
 
+import json
 import os
 import subprocess
 import sys
@@ -44,3 +45,12 @@ def run_apart(arguments, variables=None):
         text=True,
         env=environment,
     )
+
+
+def stage(workdir, label):
+    """Directory and manifest of the finished stage of that label."""
+    for path in (workdir / "stages").glob("*/manifest.json"):
+        manifest = json.loads(path.read_text())
+        if manifest["label"] == label:
+            return path.parent, manifest
+    raise AssertionError(label)

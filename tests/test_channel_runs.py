@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from command_line import stage
 
 from tf_lottery import weights
 from tf_lottery.compaction import channel_groups, left_channels
@@ -52,15 +53,6 @@ def workdir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def document(workdir):
     return json.loads((workdir / "results.json").read_text())
-
-
-def stage(workdir, label):
-    """Directory and manifest of the finished stage of that label."""
-    for path in (workdir / "stages").glob("*/manifest.json"):
-        manifest = json.loads(path.read_text())
-        if manifest["label"] == label:
-            return path.parent, manifest
-    raise AssertionError(label)
 
 
 def ticket(workdir, kind):

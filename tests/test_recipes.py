@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import TINY
+from command_line import TINY, stage
 
 import tf_lottery
 from tf_lottery import models, weights
@@ -95,15 +95,6 @@ def follow(tmp_path, monkeypatch):
 def rows(workdir):
     found = json.loads((workdir / "results.json").read_text())["rows"]
     return {row["name"]: row for row in found}
-
-
-def stage(workdir, label):
-    """Directory and manifest of the finished stage of that label."""
-    for path in (workdir / "stages").glob("*/manifest.json"):
-        manifest = json.loads(path.read_text())
-        if manifest["label"] == label:
-            return path.parent, manifest
-    raise AssertionError(label)
 
 
 def tiny(**options):

@@ -35,6 +35,16 @@ def batch(seed=0):
     }
 
 
+def images():
+    """A batch of the tiny network's: eight noisy images of four classes."""
+    return {
+        "image": tf.constant(np.random.default_rng(0).random((8, 8, 8, 1)), tf.float32),
+        "label": tf.constant(np.arange(8) % 4, tf.int32),
+        "index": tf.range(8),
+        "epoch": tf.zeros([8], tf.int32),
+    }
+
+
 def make(name, total_steps=0, **options):
     """A model that has a mask."""
     rng = np.random.default_rng(1)
@@ -305,13 +315,7 @@ def test_perturbed_weights_are_put_back_to_the_bit_and_pruned_ones_stay(tiny_net
     model.minimise(looked_at, *objective_parts(config, objective)[1:])
     model.compile(optimizer=keras.optimizers.SGD(RATE))
     before = {name: kernel.numpy() for name, kernel in masked.kernels.items()}
-    rng = np.random.default_rng(0)
-    b = {
-        "image": tf.constant(rng.random((8, 8, 8, 1)), tf.float32),
-        "label": tf.constant(np.arange(8) % 4, tf.int32),
-        "index": tf.range(8),
-        "epoch": tf.zeros([8], tf.int32),
-    }
+    b = images()
     model.loss_and_gradients(b)
     first, second = seen
     for name, mask in masked.get_masks().items():
@@ -330,13 +334,7 @@ def test_the_pass_for_the_perturbation_does_not_move_the_averages(tiny_network):
         config = TrainConfig(objective, epochs=1, batch_size=8)
         model = make_training_model(masked, config, 0)
         model.compile(optimizer=keras.optimizers.SGD(RATE))
-        rng = np.random.default_rng(0)
-        b = {
-            "image": tf.constant(rng.random((8, 8, 8, 1)), tf.float32),
-            "label": tf.constant(np.arange(8) % 4, tf.int32),
-            "index": tf.range(8),
-            "epoch": tf.zeros([8], tf.int32),
-        }
+        b = images()
         start = [value.numpy() for value in masked.network.non_trainable_variables]
         tf.function(model.train_step)(b)
         ends.append([value.numpy() for value in masked.network.variables])
