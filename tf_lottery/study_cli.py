@@ -109,17 +109,18 @@ def _with_budget(command: Command) -> Command:
     flag = "budget" if minutes is None else "budget_minutes"
     if command.experiment is not None:
         raise UsageError(f"--{flag}: an experiment has its own, leave it out", flag)
-    from tf_lottery.data import load
+    from tf_lottery.engine.remote_store import open_store
     from tf_lottery.lottery.budget import fit, share_of_minutes, speed_stage
     from tf_lottery.lottery.work import Workshop
     from tf_lottery.tickets import Ticket
 
     config = command.config()
+    workshop = Workshop(open_store(command.store, read_only=True))
     if minutes is not None:
-        with _store_to_measure(command, speed_stage(config)) as store:
-            share = share_of_minutes(minutes, config, Workshop(store))
+        with _store_to_measure(command, speed_stage(config)) as workshop.store:
+            share = share_of_minutes(minutes, config, workshop)
     ticket = Ticket.load(command.ticket) if command.ticket else None
-    images = len(load(config.data).train_labels)
+    images = len(workshop.data(config).train_labels)
     fitted = fit(command.options, command.given, share, images, ticket, minutes)
     print(textwrap.fill(fitted.words, _width()))
     return dataclasses.replace(command, options=fitted.options)

@@ -109,17 +109,16 @@ def fit(
     costliest = max(costs, key=costs.__getitem__)
     share = costs[costliest] / dense
     words = _words(config, ticket)
-    if len(set(costs.values())) > 1:
-        words += f" which for {costliest}"
+    whose = f" which for {costliest}" if len(set(costs.values())) > 1 else ""
     if share > budget:
         flag, value = asked
-        verb = "takes" if " which for " in words else "take"
+        verb = "takes" if whose else "take"
         raise UsageError(
-            f"--{flag}: got {value:g}, must be {value * share / budget:.3g} or more: {words} "
-            f"{verb} {share:.3g} of the dense training's FLOPs",
+            f"--{flag}: got {value:g}, must be {value * share / budget:.3g} or more: "
+            f"{words}{whose} {verb} {share:.3g} of the dense training's FLOPs",
             flag,
         )
-    return Fit(chosen, share, _told(config, asked, words, share))
+    return Fit(chosen, share, _told(config, asked, words + (whose or " which"), share))
 
 
 def _cheap(
@@ -194,11 +193,10 @@ def _told(config: LotteryConfig, asked: tuple[str, float], words: str, share: fl
         _flops(dataclasses.replace(part, batch_size=1, sparsity_update=None), 1) / part.epochs
         for part in (config.ticket_train, config.train)
     )
-    which = "" if " which for " in words else " which"
     objectives = ", then ".join(part.objective.name for part in config.train.parts)
     flag, value = asked
     return (
-        f"--{flag}={value:.3g}: {words}{which} is expected to take {share:.3f} of the "
+        f"--{flag}={value:.3g}: {words} is expected to take {share:.3f} of the "
         f"dense training's FLOPs: {each:.3g} passes an image and epoch against {dense:.3g} of "
         f"{objectives}"
     )

@@ -57,35 +57,30 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     # Sriramanan et al. 2021 (NeurIPS), NuAT-WA; when they drop the rate is not taken over.
     "nuat": {
+        **_USUAL,
         "objective": "nuat",
         "epochs": 100,
-        "learning_rate": 0.1,
         "batch_size": 64,
-        "weight_decay": 5e-4,
-        "warmup_epochs": 0,
         "ema_decay": 0.9998,
     },
     # Zhang et al. 2019, arXiv 1901.08573, train_trades_cifar10.py; they attack at 0.031 with steps
     # of 0.007, here eps and steps are those of the command line. Their epochs count from 1, and the
     # 75th has the lower rate.
     "trades": {
+        **_USUAL,
         "objective": "trades",
         "epochs": 76,
         "rate_drops": (74 / 76,),
-        "learning_rate": 0.1,
-        "batch_size": 128,
         "weight_decay": 2e-4,
-        "warmup_epochs": 0,
     },
     # Wang et al. 2020 (ICLR), the authors' code: from the 75th, 90th and 100th epoch on.
     "mart": {
+        **_USUAL,
         "objective": "mart",
         "epochs": 120,
         "rate_drops": (74 / 120, 89 / 120, 99 / 120),
         "learning_rate": 0.01,
-        "batch_size": 128,
         "weight_decay": 3.5e-3,
-        "warmup_epochs": 0,
     },
     # Wu et al. 2020, arXiv 2004.05884, section 5: the recipe pgd with perturbed weights.
     "awp": {"objective": "pgd", "epochs": 200, "awp_gamma": 0.01, **_USUAL},

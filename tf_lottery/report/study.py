@@ -153,8 +153,8 @@ def _answers(document: Results) -> Iterator[Block]:
         rows = [Row(name, [answer.text for answer in three]) for name, three in told.items()]
         yield Table("", "", "ticket", heads, rows)
         return
-    for answer in answers(document):
-        yield Paragraph(answer.text, answer.question)
+    for three in told.values():
+        yield from (Paragraph(answer.text, answer.question) for answer in three)
 
 
 def _results(document: Results) -> Iterator[Block]:
