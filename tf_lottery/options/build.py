@@ -40,7 +40,7 @@ from tf_lottery.options.settings import (
 )
 
 MOST_EPOCHS = 10**6  # a table of rates has an entry a step
-_EPOCHS = within(f"[0, {MOST_EPOCHS}]", f"1 to {MOST_EPOCHS:,}, or 0 for --epochs")
+_EPOCHS = within(f"[0, {MOST_EPOCHS}]", f"1 or more, up to {MOST_EPOCHS:,}, or 0 for --epochs")
 _DEFAULT = at_least(0, "more than 0, or 0 for the network's default")
 
 
@@ -83,7 +83,7 @@ class TrainingOptions(Options, topic="Training"):
     epochs: int = option(
         100,
         "Epochs of the dense baseline; with --phases those of all.",
-        within(f"[1, {MOST_EPOCHS}]", f"1 to {MOST_EPOCHS:,}"),
+        within(f"[1, {MOST_EPOCHS}]", f"1 or more, up to {MOST_EPOCHS:,}"),
         roles=ROLES,
     )
     ticket_epochs: int = option(0, "Epochs of retraining a ticket; 0: --epochs.", _EPOCHS)
