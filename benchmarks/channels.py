@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from tf_lottery import lottery_config, weights
+from tf_lottery.channels import choose_channels
 from tf_lottery.cutting import cut
 from tf_lottery.export.latency import interleaved
 from tf_lottery.keras import tf
-from tf_lottery.lottery.channels import choose_channels
 from tf_lottery.machine import machine
 from tf_lottery.models import build_model, forward_flops
 from tf_lottery.pruning.masks import MaskedNetwork, wrap

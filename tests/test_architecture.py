@@ -35,7 +35,7 @@ LAYERS = {
         "weights",
     ),
     1: ("data", "models", "attacks", "objectives", "pruning", "compaction"),
-    2: ("training", "evaluation", "tickets", "cutting", "report", "export"),
+    2: ("training", "evaluation", "tickets", "channels", "cutting", "report", "export"),
     3: ("lottery", "studies"),
     4: ("__main__", "main", "cli", "api", "study_cli"),
 }

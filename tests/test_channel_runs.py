@@ -29,7 +29,7 @@ SETTINGS = {
     "width_multiplier": 0.25, "train_examples": 96, "test_examples": 30, "batch_size": 32,
     "epochs": 2, "search_epochs": 1, "eps": 0.1, "steps": 2, "validation_attack": "pgd2",
     "validation_images": 20, "learning_rate": 0.05, "batch_norm_l1": 1e-3,
-    "structure": "channels",
+    "structure": "channels", "channel_multiple": 1,
 }  # fmt: skip
 ATTACKS = ("pgd3",)
 
@@ -232,6 +232,30 @@ def test_a_given_ticket_of_channels_is_cut_whatever_the_flags_say(workdir):
     assert shop.spec(config, entry.train) == trained(workdir, "boosting")[0]
 
 
+def test_an_early_end_of_the_search(tmp_path):
+    """Every mask of channels is near enough to every other: five epochs, of eight."""
+    document = run(
+        tmp_path / "w", compare="boosting", search="early", mask_distance=1, search_epochs=8,
+        epochs=1, channel_multiple=8, channel_score="filter_norm", rewind_epoch="current",
+    )  # fmt: skip
+    found = ticket(tmp_path / "w", "boosting")
+    assert found.found["searched_epochs"] == ["5 of 8"]
+    assert (found.structure, found.rewind_epoch) == ("channels", 5)
+    directory, _ = stage(tmp_path / "w", "search: boosting (early)")
+    history = json.loads((directory / "history.json").read_text())
+    assert [row["mask_distance"] is None for row in history] == [True] * 4 + [False]
+    # In layers of 8 channels one by one, in those of 16 or more by eights.
+    network = build_model("convnet", (8, 8, 1), 10, 0, width_multiplier=0.25)
+    widths = dict(trained(tmp_path / "w", "boosting")[0].widths)
+    groups = channel_groups(network)
+    assert {group.width for group in groups} >= {8, 16}
+    for group in groups:
+        for name in group.makers:
+            left = widths.get(name, group.width)
+            assert left % 8 == 0 or group.width < 16
+    assert document["rows"][0]["flops_left"] < 1
+
+
 def test_weights_within_channels(tmp_path):
     document = run(
         tmp_path / "w", compare="boosting,random_mask", channel_sparsity=0.3, sparsity=0.6,
@@ -300,6 +324,8 @@ def test_a_ticket_of_another_structure_is_refused(workdir):
 )
 def test_bad_command_lines_end_in_one_line(flags, line, tmp_path, capsys):
     given = {**SETTINGS, "batch_norm_l1": 0, "compare": "boosting", "attacks": "pgd3"}
+    if "--structure=weights" in flags:
+        del given["channel_multiple"]
     words = [f"--{name}={value}" for name, value in given.items()]
     code = main([*words, *flags, f"--workdir={tmp_path / 'w'}"])
     assert code == 2

@@ -129,6 +129,12 @@ def test_images_are_the_seeds_and_training_ones(tmp_path):
         data.train_images, data.train_labels, strict=True)}  # fmt: skip
     for image, label in zip(images, labels, strict=True):
         assert (np.round(image * 255).astype(np.uint8).tobytes(), int(label)) in there
+    # Every class once, then every class once more: 20 of 10 classes are two of each.
+    assert np.bincount(labels).tolist() == [2] * 10
+    assert len(set(labels[:10].tolist())) == 10
+    assert not np.array_equal(labels[:10], np.arange(10))
+    everything = contexts[0].batch(64)[1]
+    np.testing.assert_array_equal(np.bincount(everything), np.bincount(data.train_labels))
     for number in (0, 65):
         with pytest.raises(UsageError, match=f"asks for {number} images, there are 64"):
             contexts[0].batch(number)

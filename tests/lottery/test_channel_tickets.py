@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 
 from tf_lottery import weights
-from tf_lottery.compaction import channel_groups, left_channels
-from tf_lottery.cutting import trained_network, trained_spec
-from tf_lottery.engine.store import Store
-from tf_lottery.errors import UsageError
-from tf_lottery.lottery import work
-from tf_lottery.lottery.channels import (
+from tf_lottery.channels import (
     check_channels,
     choose_channels,
     planned_widths,
     random_channel_masks,
 )
+from tf_lottery.compaction import channel_groups, left_channels
+from tf_lottery.cutting import trained_network, trained_spec
+from tf_lottery.engine.store import Store
+from tf_lottery.errors import UsageError
+from tf_lottery.lottery import work
 from tf_lottery.lottery.graph import make_entry
 from tf_lottery.models import build_model
 from tf_lottery.models.spec import NetworkSpec
@@ -25,7 +25,12 @@ from tf_lottery.options.settings import ModelConfig
 from tf_lottery.pruning.channels import select_within
 from tf_lottery.tickets import Ticket
 
-CHOSEN = {"channel_sparsity": 0.5, "channel_score": "batch_norm", "channel_floor": 0.1}
+CHOSEN = {
+    "channel_sparsity": 0.5,
+    "channel_score": "batch_norm",
+    "channel_floor": 0.1,
+    "channel_multiple": 1,
+}
 
 
 @pytest.fixture(scope="module")
@@ -86,11 +91,11 @@ def test_the_layers_that_a_floor_kept_are_told(searched):
     }
 
 
-@pytest.mark.parametrize("way", ["early", "snip", "random"])
-def test_channels_need_a_search_to_its_end(way):
+@pytest.mark.parametrize("way", ["snip", "random"])
+def test_channels_need_a_search_by_training(way):
     with pytest.raises(UsageError) as caught:
         make_entry(lottery_config(structure="channels", search=way), "boosting")
-    assert str(caught.value).startswith(f"--search: got '{way}', must be train with")
+    assert str(caught.value).startswith(f"--search: got '{way}', must be train or early with")
 
 
 def test_random_masks_have_as_many_channels_of_each_group(searched):
@@ -159,6 +164,11 @@ def test_a_forecast_takes_the_same_share_of_each_layer(searched):
     assert found["block4_1_conv1"] == 13  # of 128: the floor
     assert dict(planned_widths(network, CHOSEN))["block4_1_conv1"] == 64
     assert "logits" not in found
+    blocks = dict(
+        planned_widths(network, {**CHOSEN, "channel_sparsity": 0.7, "channel_multiple": 8})
+    )
+    assert blocks["stem_conv"] == 8  # of 16, 4.8 would stay
+    assert blocks["block4_1_conv1"] == 40  # of 128, 38.4 would
 
 
 def test_without_batch_norm_a_filter_norm_is_asked_for():
@@ -173,7 +183,9 @@ def test_without_batch_norm_a_filter_norm_is_asked_for():
 
 def test_floors_that_leave_nothing_to_cut(searched):
     network, values = searched
-    with pytest.raises(UsageError, match="--channel_floor=1 removes none of the"):
+    with pytest.raises(
+        UsageError, match="--channel_floor=1 and --channel_multiple=1 removes none of the"
+    ):
         choose_channels(network, values, {**CHOSEN, "channel_floor": 1})
 
 
@@ -188,14 +200,15 @@ def test_the_settings_of_channels_are_in_the_key_of_such_tickets_alone():
     cut = ticket(structure="channels")
     assert cut.settings == {
         **plain.settings, "sparsity": 0.0, "structure": "channels", **CHOSEN,
+        "channel_multiple": 8,
     }  # fmt: skip
     assert cut.parents["trained"].key == plain.parents["trained"].key
     others = [
         {"channel_sparsity": 0.3}, {"channel_score": "filter_norm"}, {"channel_floor": 0.2},
-        {"sparsity": 0.8},
+        {"channel_multiple": 1}, {"sparsity": 0.8},
     ]  # fmt: skip
     keys = {ticket(structure="channels", **other).key for other in others}
-    assert len(keys | {cut.key, plain.key}) == 6
+    assert len(keys | {cut.key, plain.key}) == 7
 
 
 def test_the_penalty_is_of_searches_alone():

@@ -23,6 +23,7 @@ IN_KEY = {
     "validation_examples": 100,  # the training images are the rest
     "augment": True,
     "image_size": 4,
+    "search_image_size": 4,
     "model": "lenet",
     "depth": (8, {"model": "vgg"}),
     "width": (2, {"model": "wide_resnet"}),
@@ -82,6 +83,7 @@ NOT_IN_KEY = {
     "channel_sparsity": (0.3, {"structure": "channels"}),
     "channel_score": ("filter_norm", {"structure": "channels"}),
     "channel_floor": (0.2, {"structure": "channels"}),
+    "channel_multiple": (16, {"structure": "channels"}),
     "beta": (3.0, {"objective": "trades"}),
     "replays": (2, {"objective": "free"}),
     "score": "magnitude",

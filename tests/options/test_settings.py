@@ -279,7 +279,8 @@ ADDED = [
 ]  # fmt: skip
 WORDS = {
     "drops": (0.25,), "dtype_policy": "mixed_bfloat16", "on_overfit": "rollback",
-    "method": "square", "image_size": 16, "ema_decay": 0.995, "search": "snip",
+    "method": "square", "image_size": 16, "search_image_size": 8,
+    "ema_decay": 0.995, "search": "snip",
     "noise_kind": "signs",
     "structure": "channels", "channel_score": "filter_norm",
     "phases": (Phase(ObjectiveConfig("natural"), 1), Phase(ObjectiveConfig("natural"), 3)),

@@ -81,6 +81,39 @@ def test_floors_may_keep_more_than_asked_for():
     assert bound == [0, 1]
 
 
+@pytest.mark.parametrize("sparsity", [0.2, 0.5, 0.77])
+@pytest.mark.parametrize("floor", [0.0, 0.1])
+def test_channels_go_in_blocks(sparsity, floor):
+    rng = np.random.default_rng(5)
+    scores = [rng.random(n) * rng.random() for n in (64, 40, 20, 15, 128)]
+    kept, bound = select_channels(scores, sparsity, floor, multiple=8)
+    for each, keep in zip(scores, kept, strict=True):
+        # In each the best stay, a multiple of 8 or all where there is room for two blocks.
+        assert each[keep].min() >= each[~keep].max(initial=-1)
+        assert keep.sum() % 8 == 0 or keep.all() or len(each) < 16
+        assert keep.sum() >= least_kept(len(each), floor)
+    if not bound:
+        assert abs(sum(int(keep.sum()) for keep in kept) - (1 - sparsity) * 267) <= 4
+        # No block outside is worth more than one inside.
+        step = {64: 8, 40: 8, 20: 8, 15: 1, 128: 8}
+        parts = [
+            (np.sort(each)[::-1][i : i + step[len(each)]].mean(), i < keep.sum())
+            for each, keep in zip(scores, kept, strict=True)
+            for i in range(0, len(each), step[len(each)])
+        ]
+        inside, outside = ([v for v, there in parts if there == w] for w in (True, False))
+        assert min(inside) >= max(outside, default=0)
+
+
+def test_a_block_is_worth_its_mean():
+    # The best single channel is in a block of little worth.
+    high, even = np.array([9.0, 0, 0, 0]), np.array([3.0, 3, 0, 0])
+    kept, _ = select_channels([high, even], 0.5, multiple=2)
+    assert [keep.tolist() for keep in kept] == [[True, True, False, False]] * 2
+    kept, _ = select_channels([high / 2, even], 0.75, multiple=2)
+    assert [keep.tolist() for keep in kept][1] == [True, True, False, False]
+
+
 def test_scores_that_are_no_numbers():
     with pytest.raises(NonFiniteError):
         select_channels([np.array([1.0, np.nan])], 0.5)

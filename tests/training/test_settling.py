@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from tf_lottery import weights
+from tf_lottery.compaction import channel_groups
 from tf_lottery.errors import UsageError
+from tf_lottery.options.channels import ChannelOptions
 from tf_lottery.options.searches import SettlingConfig
 from tf_lottery.options.settings import ObjectiveConfig, ScheduleConfig, TrainConfig
 from tf_lottery.pruning.masks import wrap
@@ -14,6 +16,7 @@ from tf_lottery.training import callbacks, checkpoints
 from tf_lottery.training.run import train
 from tf_lottery.training.settling import MaskDistance
 from tf_lottery.training.task import Reporting
+from tf_lottery.weights import named_variables
 
 MAGNITUDE = SettlingConfig(0.1, 0.5, "magnitude", "global")
 NATURAL = TrainConfig(
@@ -62,15 +65,48 @@ def test_the_distance_by_hand(masked):
     assert 0 < found <= 1
 
 
+@pytest.mark.parametrize("score", ["batch_norm", "filter_norm"])
+def test_the_distance_of_channels(masked, score):
+    """Whole channels are made large and small, so that each epoch's mask is a known one."""
+    chosen = ChannelOptions(
+        structure="channels", channel_score=score, channel_floor=0.0, channel_multiple=1
+    )
+    watch = MaskDistance(masked, dataclasses.replace(MAGNITUDE, channels=chosen), 0)
+    variables = named_variables(masked.network)
+    groups = channel_groups(masked.network)
+    total = sum(group.width for group in groups)
+    rng, seen = np.random.default_rng(2), []
+    for epoch in range(7):
+        # One of each group's, lest one should lose all.
+        sizes = [np.r_[9.0, rng.permutation(group.width - 1)] for group in groups]
+        for group, size in zip(groups, sizes, strict=True):
+            for name in group.norms:
+                variables[f"{name}/gamma"].assign(-size)
+            for name in group.makers:
+                kernel = variables[f"{name}/kernel"]
+                kernel.assign(np.broadcast_to(size, kernel.shape))
+        values = [s / s.mean() if score == "filter_norm" else s for s in sizes]
+        flat = np.concatenate(values)
+        order = np.argsort(-flat, kind="stable")
+        mask = np.zeros(total, bool)
+        mask[order[: round(0.5 * total)]] = True
+        assert all(part.any() for part in np.split(mask, np.cumsum([g.width for g in groups])[:-1]))
+        seen.append(mask)
+        found = watch()
+        if epoch >= 4:
+            assert found == max(np.mean(mask != other) for other in seen[-5:-1])
+            assert found > 0
+
+
 def test_what_is_pruned_stays_out_of_masks(sparse):
     masked = sparse()
     alive = masked.get_masks()
     watch = MaskDistance(masked, dataclasses.replace(MAGNITUDE, sparsity=0.7), 0)
     for name, kernel in masked.kernels.items():
         kernel.assign(np.where(alive[name], 1.0, 9.0) * np.ones(kernel.shape))
-    bits = np.unpackbits(watch._mask())[: sum(mask.size for mask in alive.values())]
+    bits = watch._mask()
     there = np.concatenate([mask.ravel() for mask in alive.values()])
-    assert not (bits.astype(bool) & ~there).any()
+    assert not (bits & ~there).any()
 
 
 def test_a_score_of_more_than_weights_fails_before_the_first_epoch(masked):

@@ -17,7 +17,8 @@ import numpy as np
 from tf_lottery.data import sources
 from tf_lottery.data.resizing import area_average
 from tf_lottery.errors import DataError, UsageError
-from tf_lottery.options.settings import SMALLEST_IMAGE, DataConfig, derive_seed
+from tf_lottery.options.checks import SMALLEST_IMAGE
+from tf_lottery.options.settings import DataConfig, derive_seed
 
 # On [0, 1] pixels, per channel. The paper's constants, which are not those of the
 # training pixels: the widely used deviations are means over images. Of images of the set's own

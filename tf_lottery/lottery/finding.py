@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from tf_lottery import files, pruning, weights
+from tf_lottery.channels import choose_channels, random_channel_masks
 from tf_lottery.engine.stage import Stage, ancestors
-from tf_lottery.lottery.channels import choose_channels, random_channel_masks
 from tf_lottery.lottery.costs import Cost
-from tf_lottery.lottery.graph import way_of
+from tf_lottery.lottery.graph import training_data, way_of
 from tf_lottery.lottery.resources import Resources
 from tf_lottery.lottery.scoring import network_context
 from tf_lottery.options.searches import CURRENT
-from tf_lottery.options.settings import several
+from tf_lottery.options.settings import LotteryConfig, several
 from tf_lottery.pruning.channels import select_within
 from tf_lottery.pruning.masks import prunable_kernels
 from tf_lottery.tickets import Ticket
@@ -168,6 +168,8 @@ def _provenance(shop: Resources, stage: Stage, own: Cost) -> dict:
     searches = [s for s in spent if s.kind == "train"]
     ledgers = [shop.ledger(s) for s in searches]
     last = stage.parents["trained"].settings if "trained" in stage.parents else {}
+    config: LotteryConfig = stage.runtime["config"]
+    size = config.prune.search_image_size
     troubles = {
         "collapsed_epochs": [ledger.get("collapsed_epochs", []) for ledger in ledgers],
         **{
@@ -182,7 +184,8 @@ def _provenance(shop: Resources, stage: Stage, own: Cost) -> dict:
         "way": way_of(stage),
         "search": last.get("train"),
         # Without a training, of the initialisation: the shape of its images.
-        "data": last.get("data") or stage.parents["start"].settings["data"],
+        "data": training_data(config) if last else stage.parents["start"].settings["data"],
+        **({"search_image_size": size} if last and size else {}),
         "seed": last.get("seed"),
         "pruning": dict(stage.settings),
         "rounds": len(searches),

@@ -50,7 +50,7 @@ from tf_lottery.tickets import Ticket
 WHICH = ("best", "last")
 USUAL_VALIDATION = "pgd10"  # in the key of every search that trains against an attack
 # Raise a kind's number when a change of code changes its results.
-REVISIONS = {"train": 2, "evaluate": 3}
+REVISIONS = {"train": 2, "evaluate": 3, "images": 2}  # images: prunings that look at some
 
 
 @dataclass(frozen=True)
@@ -370,7 +370,7 @@ def prune_stage(
       score, scope: empty: those of ``config.prune``.
 
     Raises:
-      UsageError: channels are to be chosen without a search that was trained to its end.
+      UsageError: channels are to be chosen without a search by training.
     """
     prune = config.prune
     score = score or prune.score
@@ -380,15 +380,12 @@ def prune_stage(
         "scope": scope or prune.scope,
         "rewind_epoch": prune.rewind_epoch if "rewind" in parents else 0,
     }
-    if prune.structure == "channels":
-        searched = parents.get("trained")
-        if searched is None or "settling" in searched.settings["train"]:
-            # At the start all channels score alike, and what settles is a mask of weights.
-            got = score if searched is None else "early"
-            allowed = "train with --structure=channels"
-            raise UsageError.bad_value("search", got, allowed)
-        names = ("structure", "channel_sparsity", "channel_score", "channel_floor")
-        chosen |= {name: settings(getattr(prune, name)) for name in names}
+    if prune.channels:
+        if "trained" not in parents:  # at the start all channels score alike
+            allowed = "train or early with --structure=channels"
+            raise UsageError.bad_value("search", score, allowed)
+        own = dataclasses.asdict(prune.channels)
+        chosen |= {name: settings(value) for name, value in own.items()}
     looks = score in ("snip", "grasp")
     if score == "random" or looks or score not in SCORES:
         chosen["seed"] = derive_seed(config.seed, "score")
@@ -396,7 +393,8 @@ def prune_stage(
         chosen["data"] = training_data(config)
     if looks:
         chosen["objective"] = settings(config.search.objective)
-    return Stage("prune", label, chosen, parents, {"config": config})
+    revision = REVISIONS["images"] if "data" in chosen else 1
+    return Stage("prune", label, chosen, parents, {"config": config}, revision)
 
 
 def search_stages(
@@ -421,10 +419,11 @@ def search_stages(
     for number, sparsity in enumerate(rounds, 1):
         suffix = f", round {number} of {len(rounds)}" if len(rounds) > 1 else ""
         if early:
-            settling = SettlingConfig(prune.mask_distance, sparsity, prune.score, prune.scope)
+            kept = (prune.score, prune.scope, prune.channels)
+            settling = SettlingConfig(prune.mask_distance, sparsity, *kept)
             train = dataclasses.replace(train, settling=settling)
         searched = train_stage(
-            config,
+            config.on_search_images,
             train,
             f"search: {called}{suffix}",
             {"start": init} if ticket is None else {"ticket": ticket},

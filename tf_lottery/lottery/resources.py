@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tf_lottery.attacks import make_attack
+from tf_lottery.channels import check_channels, planned_widths
 from tf_lottery.cutting import trained_spec
 from tf_lottery.data import ImageData, even_batch_size, load, steps_per_epoch
 from tf_lottery.engine.stage import Stage
@@ -18,7 +19,6 @@ from tf_lottery.engine.store import Store
 from tf_lottery.errors import StoreError, TicketError, UsageError
 from tf_lottery.evaluation import Evaluator
 from tf_lottery.keras import deterministic, keras, pinned, refuse_scopes
-from tf_lottery.lottery.channels import check_channels, planned_widths
 from tf_lottery.models import Footprint, allow, footprint, forward_flops
 from tf_lottery.models.spec import NetworkSpec
 from tf_lottery.options.registries import MODELS, SCORES
@@ -26,6 +26,7 @@ from tf_lottery.options.settings import LotteryConfig
 from tf_lottery.tickets import Ticket, read_document
 from tf_lottery.training.distribution import Distribution
 from tf_lottery.training.model import batch_norm_scales
+from tf_lottery.weights import named_variables
 
 _KEPT = 4  # of each kind of thing, for arms of a sweep that differ in network or data
 _Made = TypeVar("_Made")
@@ -168,6 +169,8 @@ class Resources:
         data = self.data(config)
         if config.model.name not in MODELS:
             self.network(config)  # of somebody's own: it may not be one to prune
+        if config.prune.search_image_size:
+            self._check_search_images(config)
         if config.prune.structure == "channels":
             check_channels(self.network(config), config.prune.channel_score)
         if config.search.batch_norm_l1 and not batch_norm_scales(self.network(config)):
@@ -187,6 +190,24 @@ class Resources:
                 )
         if ticket is not None:
             self.check_ticket(config, ticket)
+
+    def _check_search_images(self, config: LotteryConfig) -> None:
+        """Raises ``UsageError`` unless the same weights fit images of ``--search_image_size``."""
+        size, (height, width, _) = config.prune.search_image_size, self.data(config).input_shape
+        if height != width or size > height:
+            allowed = f"at most the side of square images, these are {height}x{width}"
+            raise UsageError.bad_value("search_image_size", size, allowed)
+        whole, small = (
+            {name: tuple(v.shape) for name, v in named_variables(self.network(each)).items()}
+            for each in (config, config.on_search_images)
+        )
+        for name, shape in whole.items():
+            if small.get(name) != shape:
+                allowed = (
+                    f"0 for {config.model.label}, whose {name} is {shape} for images of "
+                    f"{height}x{height}, {small.get(name)} for {size}x{size}"
+                )
+                raise UsageError.bad_value("search_image_size", size, allowed)
 
     def check_ticket(self, config: LotteryConfig, ticket: Ticket) -> None:
         """Raises ``TicketError`` if the ticket is for another network."""

@@ -96,8 +96,7 @@ class NetworkContext(ScoreContext):
                 f"--score: the function asks for {images} images, there are {there} to train on",
                 "score",
             )
-        order = np.random.default_rng(derive_seed(self.seed, "score images")).permutation(there)
-        chosen = order[:images]
+        chosen = _balanced(data.train_labels, derive_seed(self.seed, "score images"))[:images]
         return data.train_images[chosen] / np.float32(255), data.train_labels[chosen]
 
     def attacked(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -154,3 +153,12 @@ class NetworkContext(ScoreContext):
         passes = sum(images for column, images in self.passes.items() if column != "examples")
         flops = passes * self.shop.forward_flops(self.config) if passes else 0
         return Cost(seconds=seconds, flops=flops, **self.passes)
+
+
+def _balanced(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Positions in random order, of every class once, then of every class once more, and so on."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    turns, seen = np.empty(len(labels), int), dict[int, int]()
+    for place, label in enumerate(labels[order].tolist()):
+        turns[place] = seen[label] = seen.get(label, -1) + 1
+    return order[np.argsort(turns, kind="stable")]

@@ -50,3 +50,10 @@ def at_least(low: float, words: str = "") -> Check:
 
 
 positive = within("(0, inf)", "more than 0")
+SMALLEST_IMAGE = 4  # pixels on a side
+
+
+def image_size(flag: str, size: int) -> None:
+    """Of a side of images in pixels, or 0 for what it is anyway."""
+    if size and size < SMALLEST_IMAGE:
+        raise UsageError.bad_value(flag, size, f"{SMALLEST_IMAGE} or more, or 0 for no change")

@@ -19,7 +19,13 @@ from tf_lottery.options.settings import ROLES
 from tf_lottery.options.sparsity import SparsityUpdateConfig
 
 # Which objectives look at an option; those from elsewhere may look at all of them.
-_LOOK = {"beta": tuple(BETA), "replays": ("free",)}
+_LOOK = {
+    "beta": tuple(BETA),
+    "replays": ("free",),
+    "steps": ("pgd", "trades", "mart"),
+    "step_size": ("pgd", "trades", "mart"),
+    "random_start": ("pgd",),
+}
 _OF_OBJECTIVE = {option.flag for option in AttackOptions.declared}
 # Whether all objectives are natural decides on normalisation and validation, trained or not.
 _OF_ALL = {"objective", "phases", "recipe"}
@@ -80,9 +86,7 @@ def _in_vain(flag: str, command: Command) -> str:
     if looking:
         roles = (role,) if role else ("", *ROLES)
         named = {name for each in roles for name in objectives_of(each, options)}
-        if not any(
-            name in looking or OBJECTIVES.numbered(name)[0] not in OBJECTIVES for name in named
-        ):
+        if not any(_looks(plain, name) for name in named):
             return f"goes with {' or '.join(looking)}, not {_list(named)}"
     if flag in (option.flag for option in SparsityUpdateConfig.declared):
         if kinds <= {"dense", "dense_twin"}:
@@ -91,6 +95,14 @@ def _in_vain(flag: str, command: Command) -> str:
         if flag != "sparsity_update" and not changing:
             return "goes with --sparsity_update, or flying_bird in --compare"
     return ""
+
+
+def _looks(plain: str, name: str) -> bool:
+    """Whether an objective looks at an option of ``_LOOK``."""
+    kind, steps = OBJECTIVES.numbered(name)
+    if kind not in OBJECTIVES:
+        return True
+    return kind in _LOOK[plain] and not (plain == "steps" and steps)
 
 
 _BOOSTED = {"boosting", "reinit", "random_mask"}  # kinds of the ticket that --search finds

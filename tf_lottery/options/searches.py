@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tf_lottery.errors import UsageError
-from tf_lottery.options.checks import within
+from tf_lottery.options.channels import ChannelOptions
+from tf_lottery.options.checks import image_size, within
 from tf_lottery.options.option import Options, added
 
 # How the boosting ticket is found; all but ``train`` are also kinds of ``--compare``.
@@ -24,12 +25,14 @@ class SettlingConfig:
       distance: share of all mask positions, at most, that one epoch's mask and each of the four
         before it differ in.
       sparsity, score, scope: of the masks, as of ``PruneConfig``.
+      channels: the masks are of these channels; ``None``: of weights.
     """
 
     distance: float
     sparsity: float
     score: str
     scope: str
+    channels: ChannelOptions | None = field(default=None, metadata={"omit_default": True})
 
 
 def _epoch_or_current(flag: str, value: Any) -> None:
@@ -53,10 +56,16 @@ class SearchOptions(Options, topic="Pruning"):
         "mask has settled. Without a training: snip, grasp, synflow; random (--layer_density).",
         choices=SEARCHES,
     )
+    search_image_size: int = added(
+        0,
+        "Height and width that images are shrunk to for searches by training alone, for networks "
+        "whose kernels do not depend on it; 0: --image_size.",
+        image_size,
+    )
     mask_distance: float = added(
         0.1,
         "early: the mask has settled where it and each of the four before it, of an epoch each, "
-        "differ in so small a share of all weights, in [0, 1].",
+        "differ in so small a share of all weights (channels), in [0, 1].",
         within("[0, 1]"),
     )
     layer_density: str = added(

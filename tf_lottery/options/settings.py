@@ -6,6 +6,7 @@ and step sizes are on [0, 1] pixels; epochs are whole passes over the training i
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from tf_lottery.errors import UsageError
 from tf_lottery.options.architectures import ARCHITECTURES, architecture, check_depth
 from tf_lottery.options.attacks import AttackConfig, attack_from_name
 from tf_lottery.options.channels import ChannelOptions
-from tf_lottery.options.checks import at_least, positive, within
+from tf_lottery.options.checks import at_least, image_size, positive, within
 from tf_lottery.options.fingerprint import differences, fingerprint, settings, several
 from tf_lottery.options.objectives import ObjectiveConfig
 from tf_lottery.options.option import Options, added, option
@@ -47,13 +48,6 @@ EXPORT_FORMATS = (
     "saved_model", "tflite", "tflite_float16", "tflite_int8", "tflite_sparse",
     "tflite_sparse_float16", "tflite_sparse_int8",
 )  # fmt: skip
-SMALLEST_IMAGE = 4  # pixels on a side
-
-
-def _image_size(flag: str, size: int) -> None:
-    if size and size < SMALLEST_IMAGE:
-        allowed = f"{SMALLEST_IMAGE} or more, or 0 for the data set's own"
-        raise UsageError.bad_value(flag, size, allowed)
 
 
 def _data_set(flag: str, name: str) -> None:
@@ -94,7 +88,7 @@ class DataConfig(Options, topic="Data"):
         0,
         "Height and width that square images are shrunk to, by area average, before anything sees "
         "them; 0: the set's own.",
-        _image_size,
+        image_size,
     )
 
     def __post_init__(self):
@@ -179,6 +173,14 @@ class PruneConfig(ChannelOptions, SearchOptions, topic="Pruning"):
         within("(0, 1)"),
     )
 
+    @property
+    def channels(self) -> ChannelOptions | None:
+        """Which channels go; ``None``: single weights do."""
+        if self.structure != "channels":
+            return None
+        names = [field.name for field in dataclasses.fields(ChannelOptions)]
+        return ChannelOptions(**{name: getattr(self, name) for name in names})
+
     def __post_init__(self):
         super().__post_init__()
         if self.sparsity is None:
@@ -186,6 +188,10 @@ class PruneConfig(ChannelOptions, SearchOptions, topic="Pruning"):
         if self.structure == "channels" and self.schedule != "one_shot":
             raise UsageError.bad_value(
                 "pruning_schedule", self.schedule, "one_shot with --structure=channels"
+            )
+        if self.search_image_size and self.schedule != "one_shot":
+            raise UsageError.bad_value(
+                "pruning_schedule", self.schedule, "one_shot with --search_image_size"
             )
         if self.search in UNTRAINED:
             for flag, value, only in (
@@ -257,6 +263,14 @@ class LotteryConfig(Options, topic="Running"):
             raise UsageError.bad_value(
                 "score", self.prune.score, "one of weights alone where the search ends early"
             )
+
+    @property
+    def on_search_images(self) -> LotteryConfig:
+        """With images of ``--search_image_size``."""
+        size = self.prune.search_image_size
+        if not size:
+            return self
+        return dataclasses.replace(self, data=dataclasses.replace(self.data, image_size=size))
 
 
 def derive_seed(root: int, *names: object) -> int:

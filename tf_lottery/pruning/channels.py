@@ -7,7 +7,7 @@ function takes one array a group, or one a layer of a group, and knows no networ
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -52,20 +52,23 @@ def least_kept(width: int, floor: float) -> int:
 
 
 def select_channels(
-    scores: Sequence[np.ndarray], sparsity: float, floor: float = 0.0
+    scores: Sequence[np.ndarray], sparsity: float, floor: float = 0.0, multiple: int = 1
 ) -> tuple[list[np.ndarray], list[int]]:
     """Keeps the channels of the highest scores of all groups together.
+
+    Within a group they go in blocks of ``multiple``, the lowest first; a block is worth its mean.
 
     Args:
       scores: (channels,) each. The order of the groups breaks ties, then that of the channels.
       sparsity: share of all channels that is removed, in [0, 1); those that are summed up count
         once.
       floor: share of each group's channels that stays, in [0, 1]; at least one does.
+      multiple: of which each group keeps one, or all its channels; see ``block_of``.
 
     Returns:
-      bool (channels,) each, ``kept_count(channels, sparsity)`` True in all if the floors allow
-      it, else as few as they do; and the numbers of the groups of which a floor kept more than
-      the scores alone would have.
+      bool (channels,) each, as near to ``kept_count(channels, sparsity)`` True in all as whole
+      blocks come, more if the floors ask for it; and the numbers of the groups of which a floor
+      kept more than the scores alone would have.
 
     Raises:
       NonFiniteError: a score is NaN or infinite.
@@ -74,34 +77,50 @@ def select_channels(
       >>> select_channels([np.array([3.0, 1.0]), np.array([0.5, 0.4])], 0.5)
       ([array([ True, False]), array([ True, False])], [1])
     """
-    flat = np.concatenate(scores)
-    if not np.isfinite(flat).all():
+    if not all(np.isfinite(each).all() for each in scores):
         raise NonFiniteError("scores of channels are NaN or infinite: nothing to prune by")
-    keep = kept_count(len(flat), sparsity)
-    ends = np.cumsum([len(each) for each in scores])[:-1]
-    protected = np.concatenate(
-        [_best(each, least_kept(len(each), floor), np.ones(len(each), bool)) for each in scores]
-    )
-    rest = max(0, keep - int(protected.sum()))
-    kept = protected | _best(flat, rest, ~protected)
-    free = _best(flat, keep, np.ones(len(flat), bool))
-    bound = [
-        number
-        for number, (ours, theirs) in enumerate(
-            zip(np.split(kept, ends), np.split(free, ends), strict=True)
-        )
-        if ours.sum() > theirs.sum()
-    ]
-    return np.split(kept, ends), bound
+    keep = kept_count(sum(map(len, scores)), sparsity)
+    worth, of, sizes, protected = [], [], [], []
+    for number, each in enumerate(scores):
+        least, step = least_kept(len(each), floor), block_of(len(each), multiple)
+        ordered = -np.sort(-each)
+        for start in range(0, len(each), step):
+            block = ordered[start : start + step]
+            worth.append(block.mean())
+            of.append(number)
+            sizes.append(len(block))
+            protected.append(start < least)
+    order = np.argsort(-np.array(worth), kind="stable")
+    free = _fill(order, sizes, keep)
+    rest = keep - sum(size for size, ours in zip(sizes, protected, strict=True) if ours)
+    kept = [i for i, ours in enumerate(protected) if ours]
+    kept += _fill([i for i in order if not protected[i]], sizes, rest)
+    counts, without = np.zeros(len(scores), int), np.zeros(len(scores), int)
+    for found, blocks in ((counts, kept), (without, free)):
+        for i in blocks:
+            found[of[i]] += sizes[i]
+    masks = []
+    for each, count in zip(scores, counts, strict=True):
+        mask = np.zeros(len(each), bool)
+        mask[np.argsort(-each, kind="stable")[:count]] = True
+        masks.append(mask)
+    return masks, np.flatnonzero(counts > without).tolist()
 
 
-def _best(scores: np.ndarray, count: int, among: np.ndarray) -> np.ndarray:
-    """bool: the ``count`` highest of some scores, of equal ones the earlier."""
-    order = np.argsort(-scores, kind="stable")
-    chosen = order[among[order]][:count]
-    result = np.zeros(len(scores), bool)
-    result[chosen] = True
-    return result
+def block_of(width: int, multiple: int) -> int:
+    """Channels that come and go together: one by one in groups narrower than two blocks."""
+    return multiple if width >= 2 * multiple else 1
+
+
+def _fill(order: Iterable[int], sizes: Sequence[int], total: int) -> list[int]:
+    """The first blocks that come nearest to a total."""
+    found, room = list[int](), total
+    for i in order:
+        if 2 * room < sizes[i]:
+            break
+        found.append(i)
+        room -= sizes[i]
+    return found
 
 
 def random_channels(kept: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:

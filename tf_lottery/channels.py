@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,14 +46,31 @@ def choose_channels(
     Args:
       network: bare; its weights do not matter.
       variables: the weights that are scored, by name.
-      chosen: ``channel_sparsity``, ``channel_score`` and ``channel_floor``, as of
-        ``PruneConfig``.
+      chosen: the options of ``ChannelOptions``, by name.
 
     Raises:
       UsageError: as ``check_channels``; or the floors leave nothing to cut.
       NonFiniteError: a score is NaN or infinite.
     """
     groups = check_channels(network, chosen["channel_score"])
+    kept, bound = select(groups, variables, chosen)
+    total, left = (sum(map(count, kept)) for count in (len, np.count_nonzero))
+    if left == total:
+        raise UsageError(
+            f"--channel_sparsity: got {chosen['channel_sparsity']:g}, which with "
+            f"--channel_floor={chosen['channel_floor']:g} and --channel_multiple="
+            f"{chosen['channel_multiple']} removes none of the {total} channels of {network.name}",
+            "channel_sparsity",
+        )
+    shapes = {name: kernel.shape for name, kernel in prunable_kernels(network).items()}
+    names = tuple(name for number in bound for name in groups[number].makers)
+    return ChosenChannels(group_masks(groups, kept, shapes), total, int(left), names)
+
+
+def select(
+    groups: Sequence[ChannelGroup], variables: NamedArrays, chosen: Mapping[str, Any]
+) -> tuple[list[np.ndarray], list[int]]:
+    """``pruning.channels.select_channels`` of a network's groups; arguments as above."""
     if chosen["channel_score"] == "batch_norm":
         scores = [
             choice.batch_norm([variables[f"{name}/gamma"] for name in group.norms])
@@ -63,20 +81,8 @@ def choose_channels(
             choice.filter_norm([variables[f"{name}/kernel"] for name in group.makers])
             for group in groups
         ]
-    kept, bound = choice.select_channels(
-        scores, chosen["channel_sparsity"], chosen.get("channel_floor", 0.0)
-    )
-    total, left = (sum(map(count, kept)) for count in (len, np.count_nonzero))
-    if left == total:
-        raise UsageError(
-            f"--channel_sparsity: got {chosen['channel_sparsity']:g}, which with "
-            f"--channel_floor={chosen.get('channel_floor', 0.0):g} removes none of the {total} "
-            f"channels of {network.name}",
-            "channel_sparsity",
-        )
-    shapes = {name: kernel.shape for name, kernel in prunable_kernels(network).items()}
-    names = tuple(name for number in bound for name in groups[number].makers)
-    return ChosenChannels(group_masks(groups, kept, shapes), total, int(left), names)
+    names = ("channel_sparsity", "channel_floor", "channel_multiple")
+    return choice.select_channels(scores, *(chosen[name] for name in names))
 
 
 def check_channels(network: Any, score: str) -> list[ChannelGroup]:
@@ -107,12 +113,14 @@ def planned_widths(network: Any, chosen: Mapping[str, Any]) -> tuple[tuple[str, 
       network: bare.
       chosen: as of ``choose_channels``.
     """
-    share, floor = 1 - chosen["channel_sparsity"], chosen.get("channel_floor", 0.0)
-    return tuple(
-        (name, max(choice.least_kept(group.width, floor), round(share * group.width)))
-        for group in channel_groups(network)
-        for name in group.makers
-    )
+    share, floor = 1 - chosen["channel_sparsity"], chosen["channel_floor"]
+    widths = []
+    for group in channel_groups(network):
+        least = choice.least_kept(group.width, floor)
+        step = choice.block_of(group.width, chosen["channel_multiple"])
+        blocks = max(math.ceil(least / step), round(share * group.width / step))
+        widths += [(name, min(group.width, blocks * step)) for name in group.makers]
+    return tuple(widths)
 
 
 def random_channel_masks(network: Any, masks: NamedArrays, seed: int) -> NamedArrays:
