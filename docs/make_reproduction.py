@@ -14,7 +14,7 @@ from pathlib import Path
 from tf_lottery.report.pages import escape_markdown
 from tf_lottery.report.results import Results, find_results, read_results
 from tf_lottery.report.verdicts import verdicts
-from tf_lottery.studies.paper import EXPERIMENTS
+from tf_lottery.studies.paper import PAPER
 
 DOCS = Path(__file__).parent
 PAGE = DOCS / "reproduction.md"
@@ -24,7 +24,8 @@ def page() -> str:
     """The whole text."""
     sections, rows = [], []
     missing = []
-    for name, experiment in EXPERIMENTS.items():
+    for experiment in PAPER:
+        name = experiment.id
         path = find_results(DOCS / "results" / name)
         if not path.exists():
             missing.append(f"{experiment.source} (`{name}`)")

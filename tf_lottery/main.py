@@ -24,7 +24,7 @@ from tf_lottery import cli
 from tf_lottery.errors import LotteryError
 from tf_lottery.interruption import Terminated, termination_raised
 from tf_lottery.options import command as flags
-from tf_lottery.studies.paper import EXPERIMENTS
+from tf_lottery.studies.experiments import EXPERIMENTS
 from tf_lottery.terminal import open_streams
 
 

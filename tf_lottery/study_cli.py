@@ -22,7 +22,7 @@ from tf_lottery.options.command import Command
 from tf_lottery.options.settings import MEASURED, ROLES, differences, several
 from tf_lottery.studies.comparison import compare
 from tf_lottery.studies.design import Design
-from tf_lottery.studies.paper import find_experiment
+from tf_lottery.studies.experiments import find_experiment
 from tf_lottery.terminal import say
 
 if TYPE_CHECKING:

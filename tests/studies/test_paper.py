@@ -10,7 +10,8 @@ from tf_lottery.errors import UsageError
 from tf_lottery.options import command as flags
 from tf_lottery.options.settings import KINDS
 from tf_lottery.studies.definition import Base, Sweep
-from tf_lottery.studies.paper import EXPERIMENTS, SWEEPS, find_experiment
+from tf_lottery.studies.experiments import EXPERIMENTS, SWEEPS, find_experiment
+from tf_lottery.studies.paper import PAPER
 from tf_lottery.studies.study import Study
 from tf_lottery.study_cli import make_design
 
@@ -30,7 +31,8 @@ def design(*arguments):
 
 
 def test_all_experiments_of_the_paper_are_there():
-    assert set(EXPERIMENTS) == PROMISED
+    assert {experiment.id for experiment in PAPER} == PROMISED
+    assert set(EXPERIMENTS) == {*PROMISED, "frontier"}
 
 
 @pytest.mark.parametrize(

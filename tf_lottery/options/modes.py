@@ -146,6 +146,9 @@ class ExperimentOptions(Options, topic="Experiments of the paper", modes=_STAGES
     sweep_widths: tuple[float, ...] | None = _sweep("Width factors (fig6).")
     sweep_depths: tuple[float, ...] | None = _sweep("Depths (fig6).")
     sweep_search_epochs: tuple[float, ...] | None = _sweep("Epochs of the search (search_epochs).")
+    sweep_budgets: tuple[float, ...] | None = _sweep(
+        "Shares of the dense training's FLOPs, in [1/1024, 1] (frontier)."
+    )
     reference_csv: str | None = _place(
         None,
         "Published training curves to draw beside ours: columns run, epoch, valid_clean, "

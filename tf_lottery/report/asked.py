@@ -10,7 +10,9 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 Expectation = Literal["more", "less", "not_less", "same"]
-Form = Literal["epochs", "sweep", "transfer", "seconds", "accuracy", "cost", "layers", "pictures"]
+Form = Literal[
+    "epochs", "sweep", "transfer", "seconds", "accuracy", "cost", "layers", "pictures", "frontier"
+]
 
 
 class Sweep(Struct, frozen=True):
@@ -80,7 +82,8 @@ class Figure(Struct, frozen=True):
 
     ``epochs`` draws measures over epochs, ``sweep`` over the arms' ``x``, ``transfer`` the
     matrix; ``seconds`` the validation accuracy over time, ``accuracy`` the tests, ``cost``
-    seconds and FLOPs, ``layers`` the masks, ``pictures`` adversarial examples.
+    seconds and FLOPs, ``layers`` the masks, ``pictures`` adversarial examples; ``frontier`` the
+    first measure over the second, which is a cost.
     """
 
     name: str

@@ -8,14 +8,14 @@ from pathlib import PurePath
 import numpy as np
 
 from tf_lottery.report import formats, measures, values
-from tf_lottery.report.figures import epochs, panels, sweep
+from tf_lottery.report.figures import epochs, frontier, panels, sweep
 from tf_lottery.report.figures.bars import distinct_masks
 from tf_lottery.report.figures.drawing import mean_transfer
 from tf_lottery.report.figures.pictures import PICTURES_SHOWN, Pictures, amplification
 from tf_lottery.report.measures import WORST, Measure
 from tf_lottery.report.pages import Caption
 from tf_lottery.report.results import Arm, Figure, Results
-from tf_lottery.report.text import listed
+from tf_lottery.report.text import capital, listed
 from tf_lottery.report.verdicts import count
 
 SPOKEN = 12  # lines that an alternative text tells of
@@ -244,6 +244,23 @@ def _pictures(figure: Figure, pictures: Pictures) -> Caption:
     )
 
 
+def _frontier(document: Results, figure: Figure) -> Caption:
+    found, best = frontier.series(document, figure), frontier.frontier(document, figure)
+    y, x = map(measures.parse, figure.measures)
+    spoken = "; ".join(
+        f"{name}: " + ", ".join(f"{100 * p.accuracy:.1f} at {p.cost:.2g}" for p in points)
+        for name, points in list(found.items())[:SPOKEN]
+    )
+    return _caption(
+        figure,
+        f"Every point is a training of its own, with a whole schedule. {_means(document)}"
+        f"{_on_images(document, [y])}. Bars: {_spread(document, [y])}. Left is cheaper: the cost "
+        f"of {document.baseline} is 1. Wide, pale line: arms of the whole study than which no "
+        f"cheaper one is better: {listed([place.arm.name for place in best])}.",
+        f"{capital(measures.words(y))} in % over {measures.words(x)}. {spoken}.",
+    )
+
+
 _CAPTIONS: dict[str, Callable[[Results, Figure], Caption]] = {
     "epochs": _epochs,
     "sweep": _sweep,
@@ -252,6 +269,7 @@ _CAPTIONS: dict[str, Callable[[Results, Figure], Caption]] = {
     "accuracy": _accuracy,
     "cost": _cost,
     "layers": _layers,
+    "frontier": _frontier,
 }
 
 

@@ -297,8 +297,7 @@ class Results(Document):
                 yield from _unknown(f"{where}: baseline", [arm.baseline], names)
             for word in arm.published:
                 parse(word)
-            seeds = [row.seed for row in self.runs(arm.name)]
-            if seeds != self.seeds:
+            if (seeds := [row.seed for row in self.runs(arm.name)]) != self.seeds:
                 yield f"{where} has rows of the seeds {seeds}, not of {self.seeds}"
             if any((row.kind, row.model) != (arm.kind, arm.model) for row in self.runs(arm.name)):
                 yield f"{where}: a row is of another kind or model"
@@ -383,8 +382,7 @@ def _row_problems(where: str, row: Row, wanted: Sequence[str]) -> Iterator[str]:
         yield f"{where}: weights {row.weights!r} do not fit the curve"
     if bool(row.test_examples) != bool(row.tests):
         yield f"{where} was tested on {row.test_examples} images"
-    missing = [name for name in wanted if row.tests and name not in row.tests]
-    if missing:
+    if missing := [name for name in wanted if row.tests and name not in row.tests]:
         yield f"{where} lacks the accuracy of {', '.join(missing)}"
     for layer in row.layers:
         if layer.kept > layer.weights:
@@ -425,6 +423,9 @@ def _figure_problems(where: str, figure: Figure, names: Sequence[str]) -> Iterat
         yield from _repeated(where, figure.arms)
     if figure.form in ("epochs", "sweep") and not figure.measures:
         yield f"{where} has no measures"
+    units = [(parse(word).unit, parse(word).at is None) for word in figure.measures]
+    if figure.form == "frontier" and units != [("accuracy", False), ("ratio", True)]:
+        yield f"{where}: its measures are not an accuracy and a cost over the baseline's"
     for word in figure.measures:
         measure = parse(word)
         wrong = "sweep" if measure.at is None and measure.key is None else "epochs"
@@ -435,11 +436,11 @@ def _figure_problems(where: str, figure: Figure, names: Sequence[str]) -> Iterat
 def _transfer_problems(transfer: Transfer, names: Sequence[str], seeds: int) -> Iterator[str]:
     yield from _unknown("transfer", transfer.arms, names)
     yield from _repeated("transfer", transfer.arms)
-    side = len(transfer.arms)
     if len(transfer.matrices) != seeds:
         yield f"transfer: {len(transfer.matrices)} matrices for {seeds} seeds"
-    matrices: list[Sequence[Sequence[Any]]] = list(transfer.matrices)
-    for matrix in matrices if transfer.published is None else [*matrices, transfer.published]:
+    side = len(transfer.arms)
+    published: list[Any] = [] if transfer.published is None else [transfer.published]
+    for matrix in [*transfer.matrices, *published]:
         if side < 1 or len(matrix) != side or any(len(row) != side for row in matrix):
             yield f"transfer: a matrix is not {side} x {side}"
 

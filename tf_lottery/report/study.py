@@ -13,6 +13,7 @@ from tf_lottery.report.captions import caption
 from tf_lottery.report.document import hardware, images, origin
 from tf_lottery.report.figures.drawing import save_figures
 from tf_lottery.report.figures.pictures import Pictures, read_pictures
+from tf_lottery.report.frontier import frontier_answers
 from tf_lottery.report.limits import limits
 from tf_lottery.report.pages import (
     FIGURES,
@@ -133,6 +134,7 @@ def _verdicts(document: Results) -> Iterator[Block]:
         return
     items = []
     yield from _answers(document)
+    yield from (Paragraph(told.text, told.question) for told in frontier_answers(document))
     yield Paragraph(tally(found))
     for verdict in found:
         note = verdict.detail + (f" Paper: {verdict.paper}" if verdict.paper else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tf_lottery.report import measures, tables, values
 from tf_lottery.report.answers import answers
+from tf_lottery.report.frontier import frontier_answers
 from tf_lottery.report.limits import unmeasured
 from tf_lottery.report.measures import Measure
 from tf_lottery.report.results import Arm, Results
@@ -18,7 +19,8 @@ _NAME = 36  # characters of an arm's name
 def summary(document: Results) -> str:
     """A row an arm (means over the seeds); of a comparison with the dense network three answers,
     else a line a claim."""
-    asked = [hanging(printable(text), f"{question} ", 4) for _, question, text in answers(document)]
+    told = [*answers(document), *frontier_answers(document)]
+    asked = [hanging(printable(text), f"{question} ", 4) for _, question, text in told]
     blocks = [_arms(document), "\n".join(asked), _claims(document, brief=bool(asked))]
     if document.is_of_the_paper:
         about = document.study

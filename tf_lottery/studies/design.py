@@ -5,7 +5,6 @@ Checked without TensorFlow, so that what is wrong with a flag is told at once.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -136,14 +135,12 @@ class Design:
     def _config(self, arm: Arm, seed: int) -> LotteryConfig:
         chosen = {**self.options, **arm.options, "compare": (arm.kind,), "seed": seed}
         warmup = chosen["warmup_epochs"]
-        if "ticket_epochs" not in arm.options or warmup is None:
-            return lottery_config(**chosen)
-        # A short schedule drops its rate half-way; one epoch at the peak comes before. Only the
-        # ticket's: a search warms up as long as for any other length of retraining.
-        short = min(warmup, max(0, arm.options["ticket_epochs"] // 2 - 1))
-        config = lottery_config(**{**chosen, "ticket_epochs": 0})
-        ticket_train = lottery_config(**{**chosen, "warmup_epochs": short}).ticket_train
-        return dataclasses.replace(config, ticket_train=ticket_train)
+        if "ticket_epochs" in arm.options and warmup and chosen["ticket_warmup_epochs"] is None:
+            # A short schedule drops its rate half-way; one epoch at the peak comes before. Only
+            # the ticket's: a search warms up as long as for any other length of retraining.
+            short = min(warmup, max(0, arm.options["ticket_epochs"] // 2 - 1))
+            chosen["ticket_warmup_epochs"] = short
+        return lottery_config(**chosen)
 
     @property
     def scale(self) -> str:

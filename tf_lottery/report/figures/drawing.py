@@ -11,6 +11,7 @@ from matplotlib.figure import Figure as Picture
 
 from tf_lottery.report.figures.bars import cost, layer_density, test_accuracy
 from tf_lottery.report.figures.epochs import over_epochs
+from tf_lottery.report.figures.frontier import over_cost
 from tf_lottery.report.figures.heat_map import heat_map
 from tf_lottery.report.figures.pictures import Pictures, adversarial_examples
 from tf_lottery.report.figures.saving import save
@@ -45,6 +46,7 @@ _DRAW: dict[str, Callable[[Results, Figure], Picture | None]] = {
     "accuracy": test_accuracy,
     "cost": cost,
     "layers": layer_density,
+    "frontier": over_cost,
 }
 
 
