@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from tf_lottery.export.latency import interleaved
 from tf_lottery.keras import tf
 from tf_lottery.machine import machine
 from tf_lottery.models import build_model, forward_flops
+from tf_lottery.options.channels import ChannelOptions
 from tf_lottery.pruning.masks import MaskedNetwork, wrap
 from tf_lottery.training.model import make_training_model
 from tf_lottery.training.optimizer import make_optimizer
@@ -48,33 +50,45 @@ def flops(network) -> int:
 
 def without_channels(network, sparsity: float) -> tuple[MaskedNetwork, dict]:
     """The small masked network, and how many channels it keeps."""
-    chosen = {"channel_sparsity": sparsity, "channel_score": "filter_norm", "channel_floor": 0.1}
-    found = choose_channels(network, weights.get_weights(network), chosen)
+    options = ChannelOptions(
+        structure="channels", channel_sparsity=sparsity, channel_score="filter_norm"
+    )
+    found = choose_channels(network, weights.get_weights(network), asdict(options))
     masked = wrap(network)
     masked.set_masks(found.masks)
     return cut(masked)[0], found.to_json()
 
 
-def runner(case: str, masked: MaskedNetwork, batch_size: int) -> Callable[[], Any]:
-    """One training step of the objective, or one forward pass."""
-    random = np.random.default_rng(0)
-    images = random.random((batch_size, *SHAPE), np.float32)
-    if case == "forward":
-        call = tf.function(lambda x: masked.network(x, training=False))
-        pixels = tf.constant(images)
-        return lambda: call(pixels).numpy()
-    config = lottery_config(objective=case, search_objective=case, epochs=1, steps=3)
+def forward(masked: MaskedNetwork, images: np.ndarray) -> Callable[[], Any]:
+    """A forward pass in inference mode."""
+    call = tf.function(lambda x: masked.network(x, training=False))
+    pixels = tf.constant(images)
+    return lambda: call(pixels).numpy()
+
+
+def step(masked: MaskedNetwork, images: np.ndarray, **options: Any) -> Callable[[], Any]:
+    """A training step; ``options``: of ``lottery_config``."""
+    size = len(images)
+    config = lottery_config(epochs=1, batch_size=size, **options)
     batch = {
         "image": images,
-        "label": random.integers(0, 10, batch_size, np.int32),
-        "index": np.arange(batch_size, dtype=np.int32),
-        "epoch": np.zeros(batch_size, np.int32),
+        "label": np.arange(size, dtype=np.int32) % 10,
+        "index": np.arange(size, dtype=np.int32),
+        "epoch": np.zeros(size, np.int32),
     }
     model = make_training_model(masked, config.train, 0)
     model.compile(optimizer=make_optimizer(config.train, steps=1000))
     batches = iter(tf.data.Dataset.from_tensors(batch).cache().repeat())
     function = model.make_train_function()
     return lambda: function(batches)["loss"].numpy()
+
+
+def runner(case: str, masked: MaskedNetwork, batch_size: int) -> Callable[[], Any]:
+    """One training step of the objective, or one forward pass."""
+    images = np.random.default_rng(0).random((batch_size, *SHAPE), np.float32)
+    if case == "forward":
+        return forward(masked, images)
+    return step(masked, images, objective=case, search_objective=case, steps=3)
 
 
 def rows(label: str, case: str, width: float, batch_size: int, seconds: float) -> list[dict]:
