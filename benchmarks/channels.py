@@ -48,10 +48,13 @@ def flops(network) -> int:
     return sum(forward_flops(network).values())
 
 
-def without_channels(network, sparsity: float) -> tuple[MaskedNetwork, dict]:
+def without_channels(network, sparsity: float, multiple: int) -> tuple[MaskedNetwork, dict]:
     """The small masked network, and how many channels it keeps."""
     options = ChannelOptions(
-        structure="channels", channel_sparsity=sparsity, channel_score="filter_norm"
+        structure="channels",
+        channel_sparsity=sparsity,
+        channel_score="filter_norm",
+        channel_multiple=multiple,
     )
     found = choose_channels(network, weights.get_weights(network), asdict(options))
     masked = wrap(network)
@@ -91,7 +94,9 @@ def runner(case: str, masked: MaskedNetwork, batch_size: int) -> Callable[[], An
     return step(masked, images, objective=case, search_objective=case, steps=3)
 
 
-def rows(label: str, case: str, width: float, batch_size: int, seconds: float) -> list[dict]:
+def rows(
+    label: str, case: str, width: float, batch_size: int, seconds: float, multiple: int
+) -> list[dict]:
     """One row for each sparsity; the whole network has its turn among them."""
 
     def fresh():
@@ -101,7 +106,7 @@ def rows(label: str, case: str, width: float, batch_size: int, seconds: float) -
 
     networks, kept = {0.0: wrap(fresh())}, {}
     for sparsity in SPARSITIES:
-        networks[sparsity], kept[sparsity] = without_channels(fresh(), sparsity)
+        networks[sparsity], kept[sparsity] = without_channels(fresh(), sparsity, multiple)
     calls = {
         str(sparsity): runner(case, masked, batch_size) for sparsity, masked in networks.items()
     }
@@ -116,6 +121,7 @@ def rows(label: str, case: str, width: float, batch_size: int, seconds: float) -
             "case": case,
             "batch_size": batch_size,
             "channel_sparsity": sparsity,
+            "channel_multiple": multiple,
             "channels": kept[sparsity],
             "flops_left": flops(networks[sparsity].network) / whole,
             "seconds": times,
@@ -133,6 +139,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--channel_multiple", type=int, default=8)
     parser.add_argument("--quick", action="store_true", help="a try that measures nothing")
     given = parser.parse_args(arguments)
     width, size, seconds = (0.1, 4, 0.1) if given.quick else (1.0, given.batch_size, 20.0)
@@ -140,7 +147,7 @@ def main(arguments: list[str] | None = None) -> None:
     for label in given.networks.split(","):
         for case in given.cases.split(","):
             print(f"{label}, {case}", flush=True)
-            document["rows"] += rows(label, case, width, size, seconds)
+            document["rows"] += rows(label, case, width, size, seconds, given.channel_multiple)
             given.output.write_text(json.dumps(document, indent=1) + "\n")
 
 
