@@ -133,7 +133,7 @@ def _random(sparsity: float) -> Way:
 TWIN = Way("dense", "dense_twin")
 BOOSTING = Way("boosting ticket", "boosting", search="fgsm", share=1 / 3)
 REINIT = Way("its mask re-initialised", "reinit", search="fgsm", share=1 / 3)
-CUT = {gone: _channels(gone) for gone in (0.3, 0.5)}
+CUT = {gone: _channels(gone) for gone in (0.25, 0.5)}
 SMALL = {gone: Way(f"dense, {1 - gone:.0%} wide", "dense_twin", width=1 - gone) for gone in CUT}
 RANDOM = {sparsity: _random(sparsity) for sparsity in (0.5, 0.8, 0.9)}
 TICKETS = (
