@@ -12,7 +12,7 @@ from tf_lottery.data.pipeline import (
     steps_per_epoch,
     training_batches,
 )
-from tf_lottery.data.splits import ImageData, load
+from tf_lottery.data.splits import ImageData, in_rounds, load
 
 __all__ = [
     "DeviceImages",
@@ -20,6 +20,7 @@ __all__ = [
     "device_images",
     "evaluation_batches",
     "even_batch_size",
+    "in_rounds",
     "load",
     "steps_per_epoch",
     "training_batches",

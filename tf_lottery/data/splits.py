@@ -195,13 +195,21 @@ def balanced_positions(labels: np.ndarray, examples: int, name: str) -> np.ndarr
             f"at most {len(labels)} (the training images less the validation images), or 0 for all",
         )
     order = _permutation("train", name, len(labels))
-    # Deal them out in rounds: round r holds the r-th image of every class that has one.
+    return np.sort(in_rounds(order, labels)[: examples or len(labels)])
+
+
+def in_rounds(order: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Positions dealt out in rounds: round r holds the r-th image of every class that has one.
+
+    Args:
+      order: int (n,), of all positions.
+      labels: int (n,), by position.
+    """
     round_of = np.empty(len(labels), np.int64)
     for label in np.unique(labels):
         members = order[labels[order] == label]
         round_of[members] = np.arange(len(members))
-    dealt = order[np.argsort(round_of[order], kind="stable")]
-    return np.sort(dealt[: examples or len(labels)])
+    return order[np.argsort(round_of[order], kind="stable")]
 
 
 def first_test_positions(test_examples: int, examples: int, name: str) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 from tf_lottery import weights
 from tf_lottery.attacks import make_attack
 from tf_lottery.attacks.losses import cross_entropy
+from tf_lottery.data import in_rounds
 from tf_lottery.engine.stage import Stage
 from tf_lottery.errors import UsageError
 from tf_lottery.keras import keras, tf
@@ -96,7 +97,8 @@ class NetworkContext(ScoreContext):
                 f"--score: the function asks for {images} images, there are {there} to train on",
                 "score",
             )
-        chosen = _balanced(data.train_labels, derive_seed(self.seed, "score images"))[:images]
+        order = np.random.default_rng(derive_seed(self.seed, "score images")).permutation(there)
+        chosen = in_rounds(order, data.train_labels)[:images]  # as many of each class
         return data.train_images[chosen] / np.float32(255), data.train_labels[chosen]
 
     def attacked(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -153,12 +155,3 @@ class NetworkContext(ScoreContext):
         passes = sum(images for column, images in self.passes.items() if column != "examples")
         flops = passes * self.shop.forward_flops(self.config) if passes else 0
         return Cost(seconds=seconds, flops=flops, **self.passes)
-
-
-def _balanced(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Positions in random order, of every class once, then of every class once more, and so on."""
-    order = np.random.default_rng(seed).permutation(len(labels))
-    turns, seen = np.empty(len(labels), int), dict[int, int]()
-    for place, label in enumerate(labels[order].tolist()):
-        turns[place] = seen[label] = seen.get(label, -1) + 1
-    return order[np.argsort(turns, kind="stable")]
