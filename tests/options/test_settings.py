@@ -275,7 +275,7 @@ ADDED = [
         AttackConfig(method="apgd"),
     )
     for field in dataclasses.fields(holder)
-    if field.metadata.get("omit_default")
+    if field.metadata.get("omit_default") and field.name != "content"  # which the name decides
 ]  # fmt: skip
 WORDS = {
     "drops": (0.25,), "dtype_policy": "mixed_bfloat16", "on_overfit": "rollback",

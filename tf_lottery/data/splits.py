@@ -14,10 +14,11 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from tf_lottery.data import sources
+from tf_lottery.data import own, sources
 from tf_lottery.data.resizing import area_average
 from tf_lottery.errors import DataError, UsageError
 from tf_lottery.options.checks import SMALLEST_IMAGE
+from tf_lottery.options.contents import FOLDER, NPZ, OWN
 from tf_lottery.options.settings import DataConfig, derive_seed
 
 # On [0, 1] pixels, per channel. The paper's constants, which are not those of the
@@ -33,7 +34,7 @@ class ImageData:
     """A data set in memory; the arrays are read-only.
 
     Attributes:
-      name: without the version.
+      name: without the version; of images of one's own as ``--dataset`` says it.
       train_images: uint8 (n, height, width, channels), in the order of the original split.
       train_labels: int32 (n,), each in [0, num_classes).
       train_index: int64 (n,), position in the original training split, ascending.
@@ -91,8 +92,7 @@ def load(config: DataConfig) -> ImageData:
       DataError: the set cannot be had, read or used here.
     """
     name = config.name.partition(":")[0]
-    raw = sources.read(config.name, config.data_dir)
-    published = PUBLISHED_STATISTICS.get(name)
+    raw, published = _raw(config), PUBLISHED_STATISTICS.get(name)
     if config.image_size:
         raw, published = _shrunk(raw, config.image_size, name), None
     num_classes = len(raw.class_names)
@@ -106,7 +106,7 @@ def load(config: DataConfig) -> ImageData:
     # Of the whole training split: a subset must not change the network's first layer.
     mean, std = published or channel_statistics(raw.train_images)
     data = ImageData(
-        name=name,
+        name=config.name if name in OWN else name,
         train_images=train_images,
         train_labels=raw.train_labels[train],
         train_index=train,
@@ -125,6 +125,15 @@ def load(config: DataConfig) -> ImageData:
         if isinstance(array, np.ndarray):
             array.setflags(write=False)
     return data
+
+
+def _raw(config: DataConfig) -> sources.RawData:
+    kind, _, path = config.name.partition(":")
+    if kind == NPZ:
+        return own.read_npz(path)
+    if kind == FOLDER:
+        return own.read_folder(path, config.image_size, config.skip_broken_images)
+    return sources.read(config.name, config.data_dir)
 
 
 def _shrunk(raw: sources.RawData, size: int, name: str) -> sources.RawData:

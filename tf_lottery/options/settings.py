@@ -16,6 +16,7 @@ from tf_lottery.options.architectures import ARCHITECTURES, architecture, check_
 from tf_lottery.options.attacks import AttackConfig, attack_from_name
 from tf_lottery.options.channels import ChannelOptions
 from tf_lottery.options.checks import at_least, image_size, positive, within
+from tf_lottery.options.contents import content
 from tf_lottery.options.fingerprint import differences, fingerprint, settings, several
 from tf_lottery.options.objectives import ObjectiveConfig
 from tf_lottery.options.option import Options, added, option
@@ -51,8 +52,9 @@ EXPORT_FORMATS = (
 
 
 def _data_set(flag: str, name: str) -> None:
-    if not re.fullmatch(r"[a-z0-9_]+(/[a-z0-9_.\-]+)?(:\d+\.\d+\.\d+)?", name):
-        raise UsageError.bad_value(flag, name, "a data set's name such as cifar10")
+    if not re.fullmatch(r"[a-z0-9_]+(/[a-z0-9_.\-]+)?(:\d+\.\d+\.\d+)?|(npz|folder):.+", name):
+        allowed = "a data set's name such as cifar10, npz:FILE or folder:DIR"
+        raise UsageError.bad_value(flag, name, allowed)
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,16 @@ class DataConfig(Options, topic="Data"):
 
     The validation images are fixed by the data set alone, not by the seed; the test images
     are the first of them, shuffled once by a fixed permutation.
+
+    Attributes:
+      content: what is in the files of one's own, see ``contents``; made here.
     """
 
     name: str = option(
         "digits",
-        "digits (comes with scikit-learn) or an image classification set of tensorflow-datasets, "
-        "such as cifar10.",
+        "digits (comes with scikit-learn); an image classification set of tensorflow-datasets, "
+        "such as cifar10; npz:FILE with x_train, y_train, x_test, y_test; folder:DIR with images "
+        "in train/<class>/ and test/<class>/.",
         _data_set,
         flag="dataset",
     )
@@ -87,14 +93,20 @@ class DataConfig(Options, topic="Data"):
     image_size: int = added(
         0,
         "Height and width that square images are shrunk to, by area average, before anything sees "
-        "them; 0: the set's own.",
+        "them; of a folder, that the middle of every image is brought to. 0: the set's own.",
         image_size,
     )
+    skip_broken_images: bool = added(
+        False, "Leave out files of --dataset=folder:DIR that cannot be decoded."
+    )
+
+    content: str = field(default="", metadata={"omit_default": True})
 
     def __post_init__(self):
         super().__post_init__()
         if self.augment is None:
             object.__setattr__(self, "augment", self.name.startswith("cifar"))
+        object.__setattr__(self, "content", content(self.name))
 
 
 @dataclass(frozen=True)
