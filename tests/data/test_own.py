@@ -6,9 +6,10 @@ import shutil
 import numpy as np
 import pytest
 
+import tf_lottery
 from tests.command_line import complaint
 from tf_lottery.data import load
-from tf_lottery.data.own import fitted, from_arrays, read_folder, read_npz
+from tf_lottery.data.own import fitted, from_arrays, hold, read_folder, read_npz
 from tf_lottery.errors import DataError, UsageError
 from tf_lottery.keras import tf
 from tf_lottery.main import main
@@ -285,3 +286,68 @@ def test_bad_names(tmp_path, capsys):
     line = complaint(capsys, 1, [f"--dataset=npz:{tmp_path}/none.npz", f"--workdir={tmp_path}/w"])
     assert f"--dataset=npz:{tmp_path}/none.npz: cannot be read" in line
     assert not (tmp_path / "w").exists()
+
+
+def test_arrays_are_held_under_a_name_of_what_is_in_them():
+    given = arrays()
+    name = hold(tuple(given.values()))
+    assert name == hold(list(given.values())) == hold(tuple(map(np.array, given.values())))
+    assert name.startswith("arrays:")
+    assert hold("mnist") == "mnist"
+    data = load(DataConfig(name=name, validation_examples=4))
+    assert (data.name, len(data.test_labels)) == (name, 20)
+    given["x_train"][0, 0, 0, 0] ^= 1
+    assert hold(tuple(given.values())) != name
+    with pytest.raises(DataError, match=r"arrays:00: these arrays are not in this process"):
+        load(DataConfig(name="arrays:00"))
+
+
+@pytest.mark.parametrize("batch", [0, 7])
+def test_datasets_of_tensorflow(batch):
+    given = arrays()
+    pairs = [
+        tf.data.Dataset.from_tensor_slices((given[f"x_{part}"], given[f"y_{part}"]))
+        for part in ("train", "test")
+    ]
+    if batch:
+        pairs = [pair.batch(batch) for pair in pairs]
+    assert hold(tuple(pairs)) == hold(tuple(given.values()))
+
+
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        (3, "data: must be (x_train, y_train, x_test, y_test), two tf.data.Dataset"),
+        ((1, 2, 3), "got tuple of 3 parts"),
+        (
+            (tf.data.Dataset.range(3), tf.data.Dataset.range(3)),
+            "data: the elements of a tf.data.Dataset must be (image, label)",
+        ),
+        (
+            tuple(
+                tf.data.Dataset.from_tensor_slices((np.zeros((0, 4, 4, 1)), np.zeros(0, int)))
+                for _ in range(2)
+            ),
+            "data: a tf.data.Dataset has no elements",
+        ),
+    ],
+)
+def test_data_that_is_none(data, line):
+    with pytest.raises(DataError) as caught:
+        hold(data)
+    assert line in str(caught.value)
+
+
+def test_find_and_train_on_arrays(tmp_path):
+    given = arrays(train=80, test=20, shape=(8, 8))
+    data = tuple(given.values())
+    config = tf_lottery.lottery_config(
+        width_multiplier=0.05, epochs=1, search_epochs=1, batch_size=16, validation_examples=16,
+        eps=0.1, steps=1, validation_attack="pgd2",
+    )  # fmt: skip
+    ticket = tf_lottery.find_ticket(config, tmp_path, data=data)
+    assert ticket.dataset == hold(data)
+    assert ticket.spec.num_classes == 4
+    trained = tf_lottery.train_ticket(ticket, config, tmp_path, data=data)
+    assert trained.network.output_shape == (None, 4)
+    assert len(trained.history) == 1

@@ -5,6 +5,7 @@ What is wrong with them is told in one line that names the array or the file.
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,8 +16,9 @@ import numpy as np
 from tf_lottery.data.resizing import area_average
 from tf_lottery.data.sources import RawData
 from tf_lottery.errors import DataError
+from tf_lottery.options.contents import ARRAYS
 
-ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+NAMES = ("x_train", "y_train", "x_test", "y_test")
 TEST_SPLITS = ("test", "validation", "val")
 SHOWN = 3  # broken files that a message names
 
@@ -36,7 +38,7 @@ def from_arrays(
     Raises:
       DataError: names the array, what it got and what it may be.
     """
-    found = dict(zip(ARRAYS, map(np.asarray, (x_train, y_train, x_test, y_test)), strict=True))
+    found = dict(zip(NAMES, map(np.asarray, (x_train, y_train, x_test, y_test)), strict=True))
     images = {name: _images(name, found[name]) for name in ("x_train", "x_test")}
     labels = {name: _labels(name, found[name]) for name in ("y_train", "y_test")}
     for part in ("train", "test"):
@@ -94,6 +96,70 @@ def _labels(name: str, array: np.ndarray) -> np.ndarray:
     return array
 
 
+_HELD: dict[str, RawData] = {}
+
+
+def hold(data: Any) -> str:
+    """The name under which ``load`` finds images of this process.
+
+    Args:
+      data: four arrays as of ``from_arrays``; or two ``tf.data.Dataset`` of (image, label), one by
+        one or in batches, to train on and to test on; or a name, which is given back.
+
+    Raises:
+      DataError: it is something else, or as ``from_arrays``.
+    """
+    if isinstance(data, str):
+        return data
+    parts = list(data) if isinstance(data, (tuple, list)) else []
+    if len(parts) == 2 and all(hasattr(part, "as_numpy_iterator") for part in parts):
+        parts = [array for part in parts for array in _read(part)]
+    if len(parts) != len(NAMES):
+        raise DataError(
+            "data: must be (x_train, y_train, x_test, y_test), two tf.data.Dataset of (image, "
+            f"label), or a name; got {type(data).__name__} of {len(parts) or 'no'} parts"
+        )
+    x_train, y_train, x_test, y_test = parts
+    found = from_arrays(x_train, y_train, x_test, y_test)
+    digest = hashlib.sha256("\0".join(found.class_names).encode())
+    for array in (
+        found.train_images, found.train_labels, found.test_images, found.test_labels
+    ):  # fmt: skip
+        digest.update(f"{array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    name = f"{ARRAYS}:{digest.hexdigest()[:16]}"
+    _HELD[name] = found
+    return name
+
+
+def _read(dataset: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels of a ``tf.data.Dataset``, batched or not."""
+    images, labels = [], []
+    for element in dataset.as_numpy_iterator():
+        if not isinstance(element, tuple) or len(element) != 2:
+            raise DataError("data: the elements of a tf.data.Dataset must be (image, label)")
+        image, label = map(np.asarray, element)
+        several = image.ndim == 4
+        images.append(image if several else image[None])
+        labels.append(label if several else label[None])
+    if not images:
+        raise DataError("data: a tf.data.Dataset has no elements")
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def held(name: str) -> RawData:
+    """What ``hold`` gave a name to.
+
+    Raises:
+      DataError: nothing, in this process.
+    """
+    if name not in _HELD:
+        raise DataError(
+            f"{name}: these arrays are not in this process; give them as data= once more"
+        )
+    return _HELD[name]
+
+
 def read_npz(path: str) -> RawData:
     """A NumPy file with the arrays ``x_train``, ``y_train``, ``x_test`` and ``y_test``.
 
@@ -102,13 +168,13 @@ def read_npz(path: str) -> RawData:
     """
     try:
         with open(path, "rb") as stream, np.lib.npyio.NpzFile(stream) as file:
-            missing = [name for name in ARRAYS if name not in file]
+            missing = [name for name in NAMES if name not in file]
             if missing:
                 raise DataError(
                     f"--dataset=npz:{path}: lacks {', '.join(missing)}, it has "
                     f"{', '.join(file) or 'nothing'}"
                 )
-            x_train, y_train, x_test, y_test = (_array(path, name, file) for name in ARRAYS)
+            x_train, y_train, x_test, y_test = (_array(path, name, file) for name in NAMES)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"--dataset=npz:{path}: cannot be read ({_line(error)})") from error
     return _told(f"--dataset=npz:{path}", lambda: from_arrays(x_train, y_train, x_test, y_test))

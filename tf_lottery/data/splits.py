@@ -18,7 +18,7 @@ from tf_lottery.data import own, sources
 from tf_lottery.data.resizing import area_average
 from tf_lottery.errors import DataError, UsageError
 from tf_lottery.options.checks import SMALLEST_IMAGE
-from tf_lottery.options.contents import FOLDER, NPZ, OWN
+from tf_lottery.options.contents import ARRAYS, FOLDER, NPZ, OWN
 from tf_lottery.options.settings import DataConfig, derive_seed
 
 # On [0, 1] pixels, per channel. The paper's constants, which are not those of the
@@ -133,6 +133,8 @@ def _raw(config: DataConfig) -> sources.RawData:
         return own.read_npz(path)
     if kind == FOLDER:
         return own.read_folder(path, config.image_size, config.skip_broken_images)
+    if kind == ARRAYS:
+        return own.held(config.name)
     return sources.read(config.name, config.data_dir)
 
 

@@ -6,7 +6,9 @@ import functools
 import hashlib
 from pathlib import Path
 
-OWN = NPZ, FOLDER = ("npz", "folder")  # before the colon of ``--dataset``
+# Before the colon of a data set's name. Arrays are held in this process, under a name that says
+# what is in them.
+OWN = NPZ, FOLDER, ARRAYS = ("npz", "folder", "arrays")
 
 
 def content(name: str) -> str:
@@ -16,7 +18,7 @@ def content(name: str) -> str:
     read: what is wrong is told when it is loaded.
     """
     kind, _, path = name.partition(":")
-    return _content(path) if kind in OWN else ""
+    return _content(path) if kind in (NPZ, FOLDER) else ""
 
 
 @functools.lru_cache

@@ -52,7 +52,9 @@ EXPORT_FORMATS = (
 
 
 def _data_set(flag: str, name: str) -> None:
-    if not re.fullmatch(r"[a-z0-9_]+(/[a-z0-9_.\-]+)?(:\d+\.\d+\.\d+)?|(npz|folder):.+", name):
+    if not re.fullmatch(
+        r"[a-z0-9_]+(/[a-z0-9_.\-]+)?(:\d+\.\d+\.\d+)?|(npz|folder|arrays):.+", name
+    ):
         allowed = "a data set's name such as cifar10, npz:FILE or folder:DIR"
         raise UsageError.bad_value(flag, name, allowed)
 
