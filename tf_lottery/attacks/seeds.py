@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from numbers import Integral
 
 from tf_lottery.attacks.norms import onto_sphere
@@ -56,67 +55,13 @@ def random_bits(seeds: Tensor, salt: Tensor | int, shape: Tensor) -> Tensor:
       int32 (batch, *shape).
     """
 
-    first, second = tf.unstack(tf.cast(seeds, tf.int64), axis=1)
-    # As stateless_fold_in and then stateless_uniform for each example, but for all at once: a
-    # loop over the examples takes most of a small network's N-FGSM noise.
-    folded = tf.bitcast(tf.cast(_words(first, second, 1)[:, 0], tf.uint32), tf.int32)
-    salts = tf.fill(tf.shape(first), tf.cast(salt, tf.int64))
-    size = tf.reduce_prod(shape)
-    bits = _words(tf.cast(folded, tf.int64), salts, size)
-    bits = tf.bitcast(tf.cast(bits, tf.uint32), tf.int32)
-    return tf.reshape(bits, tf.concat([tf.shape(seeds)[:1], shape], 0))
+    def draw(seed):
+        seed = tf.random.experimental.stateless_fold_in(seed, salt, alg=ALGORITHM)
+        return tf.random.stateless_uniform(shape, seed, None, None, tf.int32, alg=ALGORITHM)
 
-
-# Philox 4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), and the key
-# with which TensorFlow mixes a seed.
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_WEYL = (0x9E3779B9, 0xBB67AE85)
-_MIXING_KEY = (0x3EC8F720, 0x02461E29)
-_LOW = 0xFFFFFFFF
-_ROUNDS = 10
-
-
-def _words(first: Tensor, second: Tensor, count: Tensor | int) -> Tensor:
-    """What ``tf.random.stateless_uniform`` draws under Philox, for many seeds at once.
-
-    Args:
-      first, second: int64 (batch,), the parts of each seed.
-      count: numbers of each.
-
-    Returns:
-      uint64 (batch, count), below 2**32.
-    """
-    seed = [half for part in (first, second) for half in _halves(tf.bitcast(part, tf.uint64))]
-    mixed = _philox(seed, [tf.constant(part, tf.uint64) for part in _MIXING_KEY])
-    key, high = ([word[:, None] for word in pair] for pair in (mixed[:2], mixed[2:]))
-    blocks = (count + 3) // 4
-    block = tf.cast(tf.range(blocks), tf.uint64)[None]  # below 2**32, so its upper half is 0
-    found = _philox([block, tf.zeros_like(block), *high], key)
-    return tf.reshape(tf.stack(found, -1), [tf.shape(first)[0], 4 * blocks])[:, :count]
-
-
-def _philox(counter: Sequence[Tensor], key: Sequence[Tensor]) -> list[Tensor]:
-    """Four random words of four and a key of two; all uint64 that broadcast, below 2**32."""
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
-    multipliers, weyl = (
-        [tf.constant(word, tf.uint64) for word in words] for words in (_MULTIPLIERS, _WEYL)
-    )
-    for i in range(_ROUNDS):
-        if i:
-            k0, k1 = (_halves(k + w)[0] for k, w in zip((k0, k1), weyl, strict=True))
-        (low0, high0), (low1, high1) = (
-            _halves(c * m) for c, m in zip((c0, c2), multipliers, strict=True)
-        )
-        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
-    return [c0, c1, c2, c3]
-
-
-def _halves(words: Tensor) -> tuple[Tensor, Tensor]:
-    """The lower and the upper 32 bits of uint64."""
-    return words & tf.constant(_LOW, tf.uint64), tf.bitwise.right_shift(
-        words, tf.constant(32, tf.uint64)
-    )
+    # Integers, to be scaled: XLA makes other floats than the plain kernels of the same
+    # random bits.
+    return tf.map_fn(draw, seeds, fn_output_signature=tf.int32)
 
 
 def uniform(bits: Tensor) -> Tensor:
