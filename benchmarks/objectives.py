@@ -50,8 +50,11 @@ def main(arguments: list[str] | None = None) -> None:
     size, seconds = (4, 0.1) if given.quick else (128, 60.0)
     shape = (given.image_size, given.image_size, 3)
     images = np.random.default_rng(0).random((size, *shape), np.float32)
+    cases = given.cases.split("; ")
+    if AGAINST not in cases:
+        parser.error(f"--cases: must have {AGAINST}, which the others are compared with")
     calls = {}
-    for name in given.cases.split("; "):
+    for name in cases:
         options = CASES[name]
         network = build_model(
             "vgg", shape, 10, 0, depth=8, width_multiplier=0.25, dtype_policy=given.dtype_policy

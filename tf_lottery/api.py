@@ -45,6 +45,7 @@ def find_ticket(
     config = _with_data(config, data)
     with _store(store) as kept:
         workshop = Workshop(kept)
+        workshop.check(config)
         stage = make_entry(with_measured_policy(config, workshop, _log.info), "boosting").ticket
         assert stage is not None  # only the dense network has none
         run_stages([stage], workshop)
@@ -86,6 +87,7 @@ def train_ticket(
     config = _with_data(config, data)
     with _store(store) as kept:
         workshop = Workshop(kept)
+        workshop.check(config, ticket)
         config = with_measured_policy(config, workshop, _log.info)
         entry = make_entry(config, "boosting", ticket)
         run_stages([entry.train], workshop)

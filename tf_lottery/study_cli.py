@@ -67,7 +67,7 @@ def naming_origin(command: Command) -> Iterator[None]:
             if flag in experiment.fixed:
                 raise
             if flag in {**experiment.full, **experiment.defaults}:
-                origin = f"experiment {experiment.id} sets that, as in the paper"
+                origin = f"experiment {experiment.id} sets that"
         advice = f"{origin}; give --{flag} another value"
         raise UsageError(f"{error} ({advice})", flag) from error
 
@@ -389,7 +389,7 @@ def report_study(command: Command, start_tensorflow: Callable[[bool], None]) -> 
     workdir = Path(command.workdir)
     document = read_results(find_results(workdir))
     if command.reference_csv is not None:
-        if not document.is_of_the_paper:
+        if not document.is_experiment:
             raise UsageError(
                 f"--reference_csv goes with an experiment, {workdir} holds none: leave it out",
                 "reference_csv",
@@ -425,7 +425,7 @@ def _tell(document: Results, workdir: Path) -> None:
     print(f"figures       {workdir / 'figures'}/")
     for what, folder in (("SavedModels", "saved_model"), ("tickets", "tickets")):
         names = sorted(path.name for path in (workdir / folder).glob("[!.]*"))
-        if names and not document.is_of_the_paper:
+        if names and not document.is_experiment:
             print(f"{what:<12}  {workdir / folder}/ ({', '.join(names)})")
     tensorboard = Path(sys.executable).with_name("tensorboard")  # of this environment
     if tensorboard.is_relative_to(Path.cwd()):

@@ -98,6 +98,26 @@ def test_channels_need_a_search_by_training(way):
     assert str(caught.value).startswith(f"--search: got '{way}', must be train or early with")
 
 
+@pytest.mark.parametrize("kind", ["snip", "random", "flying_bird"])
+def test_kinds_without_a_search_are_told_by_their_name(kind):
+    with pytest.raises(UsageError) as caught:
+        make_entry(lottery_config(structure="channels"), kind)
+    assert str(caught.value) == (
+        f"--compare: got '{kind}', must be kinds that search by training with --structure=channels"
+    )
+
+
+def test_what_cannot_change_the_channels_is_in_no_search():
+    def search(**options):
+        config = lottery_config(structure="channels", search="early", **options)
+        return make_entry(config, "boosting").searches[0].key
+
+    base = search()
+    assert search(sparsity=0.5) == search(score="magnitude") == search(scope="layer") == base
+    assert search(channel_sparsity=0.3) != base
+    assert search(channel_multiple=1) != base
+
+
 def test_random_masks_have_as_many_channels_of_each_group(searched):
     network, values = searched
     groups = channel_groups(network)

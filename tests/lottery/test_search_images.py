@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.command_line import complaint, stage
-from tf_lottery import lottery_config, weights
+from tf_lottery import find_ticket, lottery_config, weights
 from tf_lottery.errors import UsageError
 from tf_lottery.lottery.resources import Resources
 from tf_lottery.main import main
@@ -68,6 +68,7 @@ def test_the_ledger_counts_small_passes(workdir):
 def test_a_run_on_small_images_alone_is_another(workdir):
     small = lottery_config(**{**SETTINGS, "search_image_size": 0, "image_size": 4})
     assert small.on_search_images is small
+    assert lottery_config(**SETTINGS, image_size=4) == small  # said twice
     both = lottery_config(**{**SETTINGS, "image_size": 6})
     assert both.on_search_images.data == DataConfig(
         train_examples=96, test_examples=30, image_size=4
@@ -99,6 +100,16 @@ def test_a_run_on_small_images_alone_is_another(workdir):
 )
 def test_bad_command_lines_end_in_one_line(arguments, line, tmp_path, capsys):
     assert line in complaint(capsys, 2, [*arguments, f"--workdir={tmp_path}"])
+
+
+@pytest.mark.parametrize(
+    "changes", [{"model": "lenet", "depth": 0}, {"image_size": 4, "search_image_size": 8}]
+)
+def test_python_is_told_before_anything_is_trained(changes, tmp_path):
+    config = lottery_config(**SETTINGS | changes)
+    with pytest.raises(UsageError, match=r"--search_image_size: got [48], must be"):
+        find_ticket(config, tmp_path)
+    assert not list(tmp_path.glob("*/manifest.json"))
 
 
 def test_python_is_told_the_same():

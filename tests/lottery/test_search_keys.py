@@ -24,6 +24,7 @@ IN_KEY = {
     "augment": True,
     "image_size": 4,
     "search_image_size": 4,
+    "skip_broken_images": True,
     "model": "lenet",
     "depth": (8, {"model": "vgg"}),
     "width": (2, {"model": "wide_resnet"}),

@@ -115,6 +115,20 @@ def test_the_settings_of_a_run_go_with_its_plan(mode):
             "--steps goes with pgd or trades or mart, not fgsm,pgd7",
         ),
         (
+            ["--steps=4", "--objective=fgsm", "--search_objective=pgd", "--compare=dense"],
+            "--steps goes with pgd or trades or mart, not fgsm",
+        ),
+        (
+            [
+                "--steps=4",
+                "--objective=fgsm",
+                "--ticket_objective=fgsm",
+                "--search_objective=pgd",
+                "--search=random",
+            ],
+            "--steps goes with pgd or trades or mart, not fgsm",
+        ),
+        (
             ["--step_size=0.1", "--objective=n_fgsm", "--search_objective=natural"],
             "--step_size goes with pgd or trades or mart, not n_fgsm,natural",
         ),
@@ -123,6 +137,10 @@ def test_the_settings_of_a_run_go_with_its_plan(mode):
             "--random_start goes with pgd, not fgsm,trades",
         ),
         (["--search_steps=3"], "--search_steps goes with pgd or trades or mart, not fgsm"),
+        (
+            ["--skip_broken_images"],
+            "--skip_broken_images goes with --dataset=folder:DIR, not digits",
+        ),
         (["--ray_cpus=2"], "--ray_cpus goes with --executor=ray"),
         (["--ray_gpus=1"], "--ray_gpus goes with --executor=ray"),
         (["--jobs=2", "--executor=ray"], "--jobs goes with --executor=local, not ray"),

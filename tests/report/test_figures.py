@@ -84,8 +84,8 @@ def test_every_figure_with_data_is_a_file_of_print_size(tmp_path, make):
         width, height = struct.unpack(">II", path.read_bytes()[16:24])
         assert 400 <= width <= 1500
         assert 250 <= height <= 1500
-        assert path.with_suffix(".svg").exists() == document.is_of_the_paper
-        if document.is_of_the_paper:
+        assert path.with_suffix(".svg").exists() == document.is_experiment
+        if document.is_experiment:
             assert ElementTree.parse(path.with_suffix(".svg")).getroot().tag.endswith("}svg")
         about = next(each for each in document.figures if each.name == name)
         assert all(caption(document, about, told))

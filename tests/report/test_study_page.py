@@ -48,7 +48,7 @@ def report(request, tmp_path_factory):
     """(folder, document, HTML, Markdown)."""
     folder = tmp_path_factory.mktemp("report")
     document = MAKERS[request.param]()
-    pictures = None if document.is_of_the_paper else studies.make_pictures()
+    pictures = None if document.is_experiment else studies.make_pictures()
     return folder, document, *written(folder, document, pictures)
 
 

@@ -1,16 +1,24 @@
 """The frontier's arms: budgets that are kept, whole schedules, and what is asked of them."""
 
+from dataclasses import asdict
+
 import pytest
 
+from tf_lottery.channels import choose_channels
+from tf_lottery.cutting import cut
 from tf_lottery.errors import UsageError
 from tf_lottery.lottery.costs import training_cost
 from tf_lottery.lottery.graph import make_entry
+from tf_lottery.models import build_model, forward_flops
 from tf_lottery.objectives import passes_of
 from tf_lottery.options import command as flags
 from tf_lottery.options.build import lottery_config
+from tf_lottery.options.channels import ChannelOptions
+from tf_lottery.pruning.masks import wrap
 from tf_lottery.studies import frontier
 from tf_lottery.studies.frontier import BEST, BUDGETS, TRAININGS
 from tf_lottery.study_cli import make_design
+from tf_lottery.weights import get_weights
 
 SMALL = ("--experiment=frontier", "--model=vgg", "--depth=8", "--width_multiplier=0.25")
 
@@ -97,7 +105,7 @@ def test_settings_of_some_arms(made):
     assert made.configs[frontier.SMALL_RATE].train.schedule.peak == paper.search.schedule.peak
     cut = made.configs["50% of channels cut, N-FGSM: 1/8"]
     assert cut.prune.channels
-    assert cut.search.batch_norm_l1 == 1e-4
+    assert cut.prune.channel_score == "filter_norm"
     assert (cut.search.objective.name, cut.search.epochs) == ("natural", 7)
     small = made.configs["dense, 50% wide, N-FGSM: 1/8"].model.width_multiplier
     assert small == 0.125
@@ -146,6 +154,10 @@ def test_budgets_of_ones_own():
         ("--sweep_budgets=1.5", "--sweep_budgets: got '1.5', must be a number"),
         ("--ticket_epochs=3", "--ticket_epochs: experiment frontier sets it itself"),
         ("--objective=fgsm", "--objective: got 'fgsm', must be 'pgd' or left out"),
+        ("--sweep_budgets=0.001", "--sweep_budgets: got '0.001', must be more, of 40 epochs: not"),
+        ("--awp_gamma=0.01", "--awp_gamma: experiment frontier sets it itself"),
+        ("--ticket_steps=20", "--ticket_steps: experiment frontier sets it itself"),
+        ("--sparsity=0.5", "--sparsity: experiment frontier sets it itself"),
         ("--sweep_epochs=3", "--sweep_epochs: experiment frontier does not sweep that"),
     ],
 )
@@ -153,3 +165,30 @@ def test_bad_command_lines(argument, line):
     with pytest.raises(UsageError) as caught:
         design(argument)
     assert str(caught.value).startswith(line)
+
+
+@pytest.mark.parametrize("gone", sorted(frontier.CUT))
+@pytest.mark.parametrize(
+    ("name", "sizes"), [("vgg", {"depth": 8, "width_multiplier": 0.25}), ("resnet18", {})]
+)
+def test_what_cut_channels_leave_is_about_as_estimated(name, sizes, gone):
+    def flops(network):
+        return sum(forward_flops(network).values())
+
+    network = build_model(name, (16, 16, 3), 10, 0, **sizes)
+    way = frontier.CUT[gone]
+    chosen = {**asdict(ChannelOptions()), **way.options}
+    masked = wrap(network)
+    masked.set_masks(choose_channels(network, get_weights(network), chosen).masks)
+    found = flops(cut(masked)[0].network) / flops(network)
+    assert found == pytest.approx(way.width**2, rel=0.2)
+    # And the dense network as small is.
+    narrow = {**sizes, "width_multiplier": way.width * sizes.get("width_multiplier", 1)}
+    small = flops(build_model(name, (16, 16, 3), 10, 0, **narrow)) / flops(network)
+    assert small == pytest.approx(way.width**2, rel=0.1)
+
+
+def test_a_training_of_few_epochs_has_no_ticket_of_the_paper():
+    found = make_design(flags.parse([*SMALL, "--epochs=1", "--sweep_budgets=0.5"]))
+    assert frontier.PAPER_TICKET not in found.configs
+    assert frontier.SMALL_RATE in found.configs

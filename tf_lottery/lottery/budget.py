@@ -49,7 +49,8 @@ class Fit:
     Attributes:
       options: of ``lottery_config``, all of them.
       share: of the dense training's FLOPs that search and retraining are expected to take, of
-        the costliest kind; channels that are cut count as if they stayed.
+        the costliest kind; channels that are cut count as if they stayed, and images of
+        ``search_image_size`` as if of full size.
       words: what was chosen and why, a line.
     """
 
@@ -126,7 +127,7 @@ def _cheap(
 ) -> dict[str, Any]:
     """What of ``CHEAP`` nobody said otherwise, and goes with what was said."""
     cheap = dict(CHEAP)
-    if options["structure"] == "channels":  # which are found by no other search
+    if options["structure"] == "channels":  # which a training finds
         cheap["search"] = "train"
     if ticket is not None:
         del cheap["search"]
@@ -182,7 +183,9 @@ def _words(config: LotteryConfig, ticket: Ticket | None) -> str:
         rounds = len(sparsities(config.prune))
         times = f", {rounds} rounds" if rounds > 1 else ""
         objectives = ", then ".join(part.objective.name for part in search.parts)
-        words.append(f"searches by {objectives} for {search.epochs} epochs{times}")
+        small = config.prune.search_image_size
+        size = f" on images of {small}x{small}, counted as if of full size" if small else ""
+        words.append(f"searches by {objectives} for {search.epochs} epochs{times}{size}")
     if "channels" in (config.prune.structure, ticket and ticket.structure):
         words.append("counted as if no channel were cut")
     return ", ".join(words) + ","

@@ -17,7 +17,7 @@ from tf_lottery.lottery.graph import training_data, way_of
 from tf_lottery.lottery.resources import Resources
 from tf_lottery.lottery.scoring import network_context
 from tf_lottery.options.searches import CURRENT
-from tf_lottery.options.settings import LotteryConfig, several
+from tf_lottery.options.settings import several
 from tf_lottery.pruning.channels import select_within
 from tf_lottery.pruning.masks import prunable_kernels
 from tf_lottery.tickets import Ticket
@@ -168,8 +168,10 @@ def _provenance(shop: Resources, stage: Stage, own: Cost) -> dict:
     searches = [s for s in spent if s.kind == "train"]
     ledgers = [shop.ledger(s) for s in searches]
     last = stage.parents["trained"].settings if "trained" in stage.parents else {}
-    config: LotteryConfig = stage.runtime["config"]
-    size = config.prune.search_image_size
+    data = stage.parents["start"].settings["data"]  # without a training: the shape of its images
+    size = last["data"].get("image_size", 0) if last else 0
+    if last:  # the run's, whose size a search may change
+        data = training_data(stage.runtime["config"])
     troubles = {
         "collapsed_epochs": [ledger.get("collapsed_epochs", []) for ledger in ledgers],
         **{
@@ -183,9 +185,8 @@ def _provenance(shop: Resources, stage: Stage, own: Cost) -> dict:
         "control": None,
         "way": way_of(stage),
         "search": last.get("train"),
-        # Without a training, of the initialisation: the shape of its images.
-        "data": training_data(config) if last else stage.parents["start"].settings["data"],
-        **({"search_image_size": size} if last and size else {}),
+        "data": data,
+        **({"search_image_size": size} if size != data.get("image_size", 0) and last else {}),
         "seed": last.get("seed"),
         "pruning": dict(stage.settings),
         "rounds": len(searches),

@@ -30,17 +30,24 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NoReturn
 
 from tf_lottery.engine.stage import Stage, in_order
 from tf_lottery.errors import UsageError
+from tf_lottery.lottery.search_keys import mask_settings
 from tf_lottery.options.registries import FINDERS, SCORES
-from tf_lottery.options.searches import CURRENT, SCORED_AT_INIT, SEARCHES, SettlingConfig
+from tf_lottery.options.searches import (
+    CURRENT,
+    SCORED_AT_INIT,
+    SEARCHES,
+    UNTRAINED,
+    SettlingConfig,
+)
 from tf_lottery.options.settings import (
     MEASURED,
     AttackConfig,
     LotteryConfig,
     TrainConfig,
-    attack_from_name,
     derive_seed,
     settings,
 )
@@ -48,9 +55,9 @@ from tf_lottery.pruning.schedule import sparsities
 from tf_lottery.tickets import Ticket
 
 WHICH = ("best", "last")
-USUAL_VALIDATION = "pgd10"  # in the key of every search that trains against an attack
 # Raise a kind's number when a change of code changes its results.
-REVISIONS = {"train": 2, "evaluate": 3, "images": 2}  # images: prunings that look at some
+REVISIONS = {"train": 2, "evaluate": 3}
+_LOOKING = 2  # the revision of prunings that look at images
 
 
 @dataclass(frozen=True)
@@ -216,27 +223,6 @@ def train_stage(
     return Stage("train", label, chosen, parents, runtime, REVISIONS["train"])
 
 
-def mask_settings(config: LotteryConfig, train: TrainConfig) -> TrainConfig:
-    """A search's settings, those that cannot change its last weights being as by default.
-
-    Of a search those weights count, which no validation changes: its stage may be validated in
-    any way, or have been. It then leaves no best epoch, as nobody could tell whose that is.
-    """
-    if train in (config.train, config.ticket_train):  # it is that training, best epoch and all
-        return train
-    attacks = [phase.objective.attack for phase in train.parts if phase.objective.attack]
-    scale = train.attack_loss_scale
-    if not attacks or (scale == 1 and train.dtype_policy != "mixed_float16"):
-        scale = 0.0  # spelt out
-    train = dataclasses.replace(train, attack_loss_scale=scale)
-    if attacks and train.on_overfit != "warn":  # what validation finds changes weights
-        return train
-    usual = attack_from_name(USUAL_VALIDATION, attacks[0].eps) if attacks else None
-    return dataclasses.replace(
-        train, validation_attack=usual, validation_images=0, on_overfit="warn"
-    )
-
-
 def dense(config: LotteryConfig, name: str, given: Ticket | None) -> None:
     """No ticket: the whole network is trained."""
     del config, name, given
@@ -297,6 +283,8 @@ _WAYS: dict[str, Callable[[LotteryConfig, str, str], Stage]] = {
 def _finder(way: str) -> Callable[[LotteryConfig, str, Ticket | None], Stage]:
     def find(config: LotteryConfig, name: str, given: Ticket | None) -> Stage:
         del given
+        if config.prune.channels and way in UNTRAINED:
+            _refuse_channels("compare", way)
         return _WAYS[way](config, name or way, name)
 
     return find
@@ -307,12 +295,19 @@ early, snip, grasp, synflow, random = map(_finder, SEARCHES[1:])
 
 def flying_bird(config: LotteryConfig, name: str, given: Ticket | None) -> Stage:
     del given
+    if config.prune.channels:
+        _refuse_channels("compare", "flying_bird")
     update = config.sparsity_update
     if update.name == "none":
         update = dataclasses.replace(update, name="flying_bird")
     training = dataclasses.replace(config.ticket_train, sparsity_update=update)
     start = _at_random(config, name or "flying_bird", name, "igq")
     return dataclasses.replace(start, runtime={**start.runtime, "ticket_train": training})
+
+
+def _refuse_channels(flag: str, got: str) -> NoReturn:
+    allowed = "train or early" if flag == "search" else "kinds that search by training"
+    raise UsageError.bad_value(flag, got, f"{allowed} with --structure=channels")
 
 
 def way_of(stage: Stage) -> str:
@@ -382,8 +377,7 @@ def prune_stage(
     }
     if prune.channels:
         if "trained" not in parents:  # at the start all channels score alike
-            allowed = "train or early with --structure=channels"
-            raise UsageError.bad_value("search", score, allowed)
+            _refuse_channels("search", score)
         own = dataclasses.asdict(prune.channels)
         chosen |= {name: settings(value) for name, value in own.items()}
     looks = score in ("snip", "grasp")
@@ -393,7 +387,7 @@ def prune_stage(
         chosen["data"] = training_data(config)
     if looks:
         chosen["objective"] = settings(config.search.objective)
-    revision = REVISIONS["images"] if "data" in chosen else 1
+    revision = _LOOKING if "data" in chosen else 1
     return Stage("prune", label, chosen, parents, {"config": config}, revision)
 
 
@@ -419,8 +413,10 @@ def search_stages(
     for number, sparsity in enumerate(rounds, 1):
         suffix = f", round {number} of {len(rounds)}" if len(rounds) > 1 else ""
         if early:
-            kept = (prune.score, prune.scope, prune.channels)
-            settling = SettlingConfig(prune.mask_distance, sparsity, *kept)
+            masks = (sparsity, prune.score, prune.scope)
+            if prune.channels:  # whose masks these do not change
+                masks = (0.0, "", "")
+            settling = SettlingConfig(prune.mask_distance, *masks, prune.channels)
             train = dataclasses.replace(train, settling=settling)
         searched = train_stage(
             config.on_search_images,

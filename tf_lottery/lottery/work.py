@@ -158,7 +158,7 @@ def train_network(shop: Resources, stage: Stage, directory: Path) -> None:
 
 
 def _other_validation(stage: Stage) -> dict | None:
-    """How a search is validated, if not as its key says; see ``graph.mask_settings``."""
+    """How a search is validated, if not as its key says; see ``search_keys.mask_settings``."""
     keyed, asked = stage.settings["train"], settings(stage.runtime["train"])
     names = ("validation_attack", "validation_images")
     told, ours = ({name: each.get(name) for name in names} for each in (keyed, asked))

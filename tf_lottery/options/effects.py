@@ -82,9 +82,11 @@ def _in_vain(flag: str, command: Command) -> str:
         )
     if plain == "objective" and {flag, f"{flag.removesuffix('objective')}phases"} <= command.typed:
         return f"goes without --{flag.removesuffix('objective')}phases, which say it"
+    if flag == "skip_broken_images" and not options["dataset"].startswith("folder:"):
+        return f"goes with --dataset=folder:DIR, not {options['dataset']}"
     looking = _LOOK.get(plain)
     if looking:
-        roles = (role,) if role else ("", *ROLES)
+        roles = (role,) if role else _trained(kinds, command)
         named = {name for each in roles for name in objectives_of(each, options)}
         if not any(_looks(plain, name) for name in named):
             return f"goes with {' or '.join(looking)}, not {_list(named)}"
@@ -95,6 +97,13 @@ def _in_vain(flag: str, command: Command) -> str:
         if flag != "sparsity_update" and not changing:
             return "goes with --sparsity_update, or flying_bird in --compare"
     return ""
+
+
+def _trained(kinds: Collection[str], command: Command) -> list[str]:
+    """The roles in which something is trained, or scored as if; the dense one is ``""``."""
+    found = [""] if "dense" in kinds else []
+    found += ["ticket"] if {*kinds} - {"dense"} else []
+    return found + ["search"] * _searches("steps", kinds, command)
 
 
 def _looks(plain: str, name: str) -> bool:

@@ -132,7 +132,7 @@ def _sweep(help: str):
 
 
 @dataclass(frozen=True)
-class ExperimentOptions(Options, topic="Experiments of the paper", modes=_STAGES):
+class ExperimentOptions(Options, topic="Experiments", modes=_STAGES):
     """Of an experiment of the paper; a sweep that was not given is ``None``."""
 
     experiment: str | None = option(
@@ -166,7 +166,7 @@ class ExperimentOptions(Options, topic="Experiments of the paper", modes=_STAGES
 
 
 @dataclass(frozen=True)
-class Execution(DeviceOptions, topic="Experiments of the paper", modes=_STAGES):
+class Execution(DeviceOptions, topic="Experiments", modes=_STAGES):
     """Where stages run, and what shares each batch of a training."""
 
     executor: str = _place(

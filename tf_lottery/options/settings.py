@@ -268,6 +268,9 @@ class LotteryConfig(Options, topic="Running"):
             raise UsageError.bad_value(
                 "sparsity_update", update.name, "none with --structure=channels"
             )
+        if self.prune.search_image_size == self.data.image_size:  # said twice
+            prune = dataclasses.replace(self.prune, search_image_size=0)
+            object.__setattr__(self, "prune", prune)
         rewind = self.prune.rewind_epoch
         if isinstance(rewind, int) and rewind > self.search.epochs:
             raise UsageError.bad_value(

@@ -66,9 +66,9 @@ def select_channels(
       multiple: of which each group keeps one, or all its channels; see ``block_of``.
 
     Returns:
-      bool (channels,) each, as near to ``kept_count(channels, sparsity)`` True in all as whole
-      blocks come, more if the floors ask for it; and the numbers of the groups of which a floor
-      kept more than the scores alone would have.
+      bool (channels,) each, in all True in ``kept_count(channels, sparsity)`` to within half a
+      block, as blocks are taken by their worth; more if the floors ask for it. And the numbers of
+      the groups of which a floor kept more than the scores alone would have.
 
     Raises:
       NonFiniteError: a score is NaN or infinite.

@@ -27,7 +27,7 @@ class Answer(NamedTuple):
 
 def answers(document: Results) -> list[Answer]:
     """Three for each ticket that is compared with the dense network; none of another study."""
-    if document.is_of_the_paper or document.baseline != DENSE:
+    if document.is_experiment or document.baseline != DENSE:
         return []
     found = {verdict.id: verdict for verdict in verdicts(document)}
     first = "How robust?" if document.attacks else "How accurate?"

@@ -27,9 +27,10 @@ class About(Struct):
 
     Attributes:
       id: of the experiment; ``comparison``.
-      source: where it stands in the paper, such as ``Fig. 5``; empty for a comparison.
+      source: where it stands in the paper, such as ``Fig. 5``, or another experiment's name; empty
+        for a comparison.
       title, question: for the report; the question may be empty.
-      paper: what the paper says of it; may be empty.
+      paper: what the paper says of it; empty where it says nothing.
       sweep: of the arms' ``x``.
       scale: where the settings are not the paper's, in words.
     """
@@ -41,6 +42,11 @@ class About(Struct):
     paper: str = ""
     sweep: Sweep | None = None
     scale: str = ""
+
+    @property
+    def origin(self) -> str:
+        """Whose settings it has, unless ``scale`` says otherwise."""
+        return "the paper" if self.paper else "the experiment as declared"
 
 
 class Pair(Struct):

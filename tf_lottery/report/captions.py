@@ -65,7 +65,7 @@ def _epochs(document: Results, figure: Figure) -> Caption:
         parts.append("A ring marks the epoch whose weights count as best.")
     if document.searches:
         parts.append("Thin grey dashes are the search runs, which no ticket inherits.")
-    if document.baseline is not None and not document.is_of_the_paper:
+    if document.baseline is not None and not document.is_experiment:
         parts.append(f"The dotted level is the best of {document.baseline}.")
     points = [
         point

@@ -11,13 +11,15 @@ from typing import NamedTuple
 
 from tf_lottery.report import measures, values
 from tf_lottery.report.answers import Answer
-from tf_lottery.report.comparison import DENSE, TWIN
+from tf_lottery.report.comparison import CONTROLS, DENSE, TWIN
 from tf_lottery.report.measures import Measure
 from tf_lottery.report.results import Arm, Figure, Results
-from tf_lottery.report.verdicts import basis_words, gap_words
+from tf_lottery.report.verdicts import basis_words, gap_words, verdict_of
 from tf_lottery.statistics import Estimate, drawn, paired
 
 MARGIN = 0.005  # below the baseline, and still as robust
+_SLACK = 1.02  # of a budget, which whole epochs and cut channels do not meet exactly
+_ROUNDING = 1e-9
 
 
 class Place(NamedTuple):
@@ -70,16 +72,18 @@ def frontier_answers(document: Results) -> list[Answer]:
     base = next((place for place in found if place.arm.name == document.baseline), None)
     if base is None:
         return []
+    cheaper = [place for place in found if place.cost < base.cost]
     told = [
-        Answer("", "The cheapest as robust as the baseline?", _cheapest(document, found, y, costs)),
-        Answer("", "And with a ticket?", _cheapest(document, _tickets(found), y, costs)),
+        Answer(
+            "", "The cheapest as robust as the baseline?", _cheapest(document, cheaper, y, costs)
+        ),
+        Answer("", "And with a ticket?", _cheapest(document, _tickets(cheaper), y, costs)),
     ]
     budgets = sorted({arm.x for arm in document.arms if arm.x is not None and arm.x < 1})
-    told += [
-        Answer("", f"For {100 * budget:g} % of the cost?", text)
-        for budget in budgets
-        if (text := _at(document, [p for p in found if p.arm.x == budget], y))
-    ]
+    for budget in budgets:
+        within = [place for place in cheaper if place.cost <= _SLACK * budget]
+        if text := _at(document, within, y):
+            told.append(Answer("", f"For {100 * budget:.3g} % of the FLOPs at most?", text))
     return told
 
 
@@ -90,10 +94,14 @@ def _measures(figures: Iterable[Figure]) -> list[Measure]:
 
 
 def _tickets(found: Iterable[Place]) -> list[Place]:
-    return [place for place in found if place.arm.kind not in (DENSE, TWIN)]
+    return [place for place in found if place.arm.kind not in (DENSE, TWIN, *CONTROLS)]
 
 
 def _gap(document: Results, ours: str, theirs: str, y: Measure) -> Estimate | None:
+    """As a verdict says it where a claim is about the two, whose images are compared then."""
+    for claim in document.claims:
+        if (claim.ours, claim.theirs) == (ours, theirs) and measures.parse(claim.measure) == y:
+            return verdict_of(document, claim).gap
     sides = [(values.value(a, y), values.value(b, y)) for a, b in _pairs(document, ours, theirs)]
     known = [(a, b) for a, b in sides if a is not None and b is not None]
     images = [values.images(document, name, y) for name in (ours, theirs)]
@@ -111,19 +119,19 @@ def _cheapest(document: Results, found: list[Place], y: Measure, costs: list[Mea
     """Of those that are at most ``MARGIN`` below the baseline, by their means and by all of the
     interval."""
     assert document.baseline is not None
-    by_mean = by_interval = None
-    for place in found:
-        gap = _gap(document, place.arm.name, document.baseline, y)
-        if gap is None or place.arm.name == document.baseline:
-            continue
-        if by_mean is None and gap.mean >= -MARGIN:
-            by_mean = (place, gap)
-        if gap.low is not None and gap.low >= -MARGIN:
-            by_interval = (place, gap)
-            break
+    gaps = [(place, _gap(document, place.arm.name, document.baseline, y)) for place in found]
+    known = [(place, gap) for place, gap in gaps if gap is not None]
+    if not known:
+        return "Not measured: no such network is cheaper than the baseline."
+    least = -MARGIN - _ROUNDING
+    by_mean = next(((p, gap) for p, gap in known if gap.mean >= least), None)
+    by_interval = next(
+        ((p, gap) for p, gap in known if gap.low is not None and gap.low >= least), None
+    )
     if by_mean is None:
-        return "None here: all end more than half a point below it."
-    text = f"By the means {_named(document, *by_mean, y, costs)}"
+        margin = measures.number(MARGIN, y.unit)
+        return f"None of {len(known)}: all end more than {margin} points below it."
+    text = f"By the means, of {len(known)} cheaper ones, {_named(document, *by_mean, y, costs)}"
     if by_interval is None:
         return f"{text}; of none is the whole interval that good."
     if by_interval[0] is by_mean[0]:
@@ -145,16 +153,21 @@ def _named(document: Results, place: Place, gap: Estimate, y: Measure, costs: li
 
 
 def _at(document: Results, found: list[Place], y: Measure) -> str:
-    """The best dense network and the best ticket of a budget."""
+    """The best dense network and the best ticket; each is the best of several, which flatters it
+    the more the more there are."""
     by_accuracy = sorted(found, key=lambda place: -place.accuracy)
     tickets = _tickets(by_accuracy)
-    dense = [place for place in by_accuracy if place not in tickets]
+    dense = [place for place in by_accuracy if place.arm.kind in (DENSE, TWIN)]
     if not dense or not tickets:
         return ""
     gap = _gap(document, tickets[0].arm.name, dense[0].arm.name, y)
     shown = f": {gap_words(gap, y)} ({basis_words(gap)})" if gap else ""
     return (
-        f"The best dense network is {dense[0].arm.name} "
-        f"({measures.number(dense[0].accuracy, 'accuracy')} %), the best ticket "
-        f"{tickets[0].arm.name} ({measures.number(tickets[0].accuracy, 'accuracy')} %){shown}."
+        f"The best of {len(dense)} dense networks is {_placed(dense[0])}, the best of "
+        f"{len(tickets)} tickets {_placed(tickets[0])}{shown}."
     )
+
+
+def _placed(place: Place) -> str:
+    accuracy, cost = measures.number(place.accuracy, "accuracy"), f"{place.cost:.3g}"
+    return f"{place.arm.name} ({accuracy} % for {cost})"

@@ -271,8 +271,8 @@ class Results(Document):
         return counted and not self.baselines
 
     @property
-    def is_of_the_paper(self) -> bool:
-        """Whether the study is a figure or table of the paper."""
+    def is_experiment(self) -> bool:
+        """Whether the study is an experiment, and no comparison."""
         return bool(self.study.source)
 
     def problems(self) -> Iterator[str]:

@@ -117,20 +117,21 @@ def _question(document: Results) -> Iterator[Block]:
     about = document.study
     if about.question:
         yield Paragraph(about.question, "Question.")
-    if not document.is_of_the_paper:
+    if not document.is_experiment:
         return
     if about.paper:
         yield Paragraph(about.paper, "The paper.")
     if about.scale:
         text = f"{about.scale[:1].upper()}{about.scale[1:]}"
-        yield Findings([Item("warn", text, "Not the paper's settings.", label="scale")])
+        lead = f"Not the settings of {about.origin}."
+        yield Findings([Item("warn", text, lead, label="scale")])
     else:
-        yield Paragraph("Those of the paper.", "Settings.")
+        yield Paragraph(f"Those of {about.origin}.", "Settings.")
 
 
 def _verdicts(document: Results) -> Iterator[Block]:
     found = verdicts(document)
-    if not found and not document.is_of_the_paper:
+    if not found and not document.is_experiment:
         return
     items = []
     yield from _answers(document)
@@ -326,7 +327,7 @@ def _named(arms: Sequence[str], total: int) -> str:
 
 def _next_steps(document: Results, workdir: Path) -> Iterator[Block]:
     """Commands to go on with, where the networks and tickets lie beside the report."""
-    if document.is_of_the_paper:
+    if document.is_experiment:
         return
     sparse = [arm.name for arm in document.arms if arm.kind != "dense"]
     shown = slug((sparse or [document.arms[0].name])[0])

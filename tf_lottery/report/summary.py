@@ -22,11 +22,11 @@ def summary(document: Results) -> str:
     told = [*answers(document), *frontier_answers(document)]
     asked = [hanging(printable(text), f"{question} ", 4) for _, question, text in told]
     blocks = [_arms(document), "\n".join(asked), _claims(document, brief=bool(asked))]
-    if document.is_of_the_paper:
+    if document.is_experiment:
         about = document.study
         parts = [
             hanging(printable(f"{about.source}: {about.title}"), "", 0),
-            hanging(printable(about.scale or "at the paper's own scale"), "scale: ", 7),
+            hanging(printable(about.scale or f"that of {about.origin}"), "scale: ", 7),
         ]
         blocks.insert(0, "\n".join(parts))
     notes = (*unmeasured(document), *averages(document), *early_ends(document))
@@ -88,7 +88,7 @@ def _reading(document: Results) -> str:
 
 def _claims(document: Results, brief: bool) -> str:
     found = verdicts(document)
-    if not found and not document.is_of_the_paper:
+    if not found and not document.is_experiment:
         return ""
     if brief:
         return f"{tally(found)} The report has them all."

@@ -58,7 +58,7 @@ class Verdict(NamedTuple):
 
 def verdicts(document: Results) -> list[Verdict]:
     """One verdict a claim, in the order of the document."""
-    found = [_verdict(document, claim) for claim in document.claims]
+    found = [verdict_of(document, claim) for claim in document.claims]
     told = list(zip(document.claims, found, strict=True))
     # What costs less and is worse is not the same for less.
     worse = {
@@ -117,7 +117,8 @@ def decide(expect: str, low: float, high: float, margin: float = 0.0) -> Outcome
     return "no" if low > margin or high < -margin else "not decided"
 
 
-def _verdict(document: Results, claim: Claim) -> Verdict:
+def verdict_of(document: Results, claim: Claim) -> Verdict:
+    """Whether one claim holds."""
     sides = [document.arm(name) for name in (claim.ours, claim.theirs) if name is not None]
     names = [side.name for side in sides]
     measure = values.resolve(document, measures.parse(claim.measure), names)

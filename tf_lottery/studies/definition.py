@@ -119,13 +119,13 @@ class Base:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A figure or table of the paper, or (without a ``source``) a comparison.
+    """A figure or table of the paper, another experiment, or (without a ``source``) a comparison.
 
     Attributes:
       id: its name on the command line; ``aliases`` are others.
-      source: where it stands in the paper.
+      source: where it stands in the paper, or the experiment's name.
       title, question: for the report.
-      paper: what the paper says of it.
+      paper: what the paper says of it; empty: nothing.
       arms, claims: made from the command line's options.
       figures: of the report; their ``arms`` are names of series or arms.
       full: options of ``lottery_config`` at the paper's own scale.

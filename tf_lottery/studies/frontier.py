@@ -2,7 +2,8 @@
 
 Arms are ways to a network times budgets. A budget is a share of the passes of the dense PGD
 training, search included; each arm has a whole schedule of its own, of as many epochs as fit. F
-counts the passes of an image in one step, as ``objectives.passes`` and the ledger do.
+counts the passes of an image in one step, as ``objectives.passes`` and the ledger do. What
+channels that are cut will save is estimated here; the report goes by what was spent.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tf_lottery.errors import UsageError
 from tf_lottery.report.asked import Claim, Figure
 from tf_lottery.studies.definition import Arm, Base, Experiment, Sweep, number
 from tf_lottery.studies.paper.scale import CIFAR10
@@ -121,8 +123,14 @@ class Way:
 
 
 def _channels(gone: float) -> Way:
-    """Cut by the scales that a natural search under an L1 penalty leaves (arXiv 1708.06519)."""
-    options = {"structure": "channels", "channel_sparsity": gone, "batch_norm_l1": 1e-4}
+    """Cut by the norms of filters relative to their layer's after a natural search.
+
+    That takes about the same share of every layer, so that what is left of the FLOPs is near
+    ``width`` squared; by BatchNorm scales it may be anything from half to twice that.
+    """
+    options = {
+        "structure": "channels", "channel_sparsity": gone, "channel_score": "filter_norm",
+    }  # fmt: skip
     return Way(f"{gone:.0%} of channels cut", "boosting", options, "natural", 0.2, width=1 - gone)
 
 
@@ -164,28 +172,33 @@ def _arms(base: Base) -> list[Arm]:
 
 
 def _all(base: Base) -> Iterator[Arm]:
+    """Raises ``UsageError`` for a budget that nothing can be done with."""
     pairs = [(TWIN, training) for training in TRAININGS]
     pairs += [(way, training) for way in (*TICKETS, REINIT, *SMALL.values()) for training in BEST]
     for budget in base.sweeps["sweep_budgets"]:
-        for way, training in pairs:
-            if way is TWIN and training == "PGD" and budget == 1:
-                continue  # that is the baseline
-            arm = way.arm(training, budget, base)
-            if arm is not None:
-                yield arm
+        arms = [
+            way.arm(training, budget, base)
+            for way, training in pairs
+            # Dense PGD training for all of the cost is the baseline.
+            if (way, training, budget) != (TWIN, "PGD", 1)
+        ]
+        if not any(arms):
+            allowed = f"more, of {base.epochs} epochs: not one of any training fits"
+            raise UsageError.bad_value("sweep_budgets", f"{budget:g}", allowed)
+        yield from filter(None, arms)
 
 
 def _paper_arms(base: Base) -> list[Arm]:
     """The paper's own baseline, at the small rate, and its ticket at its share of the cost."""
     small = {"learning_rate": base.search_rate, "warmup_epochs": 0}
     total, steps = PAPER_SHARE * whole(base), base.options["steps"]
-    search = max(1, int(0.4 * total / passes("fgsm", steps)))
-    epochs = max(1, int((total - search * passes("fgsm", steps)) / passes("pgd", steps)))
+    search = int(0.4 * total / passes("fgsm", steps))
+    epochs = int((total - search * passes("fgsm", steps)) / passes("pgd", steps))
     ticket = {"search_objective": "fgsm", "search_epochs": search, "ticket_epochs": epochs}
-    return [
-        Arm(SMALL_RATE, "dense", small, x=1.0),
-        Arm(PAPER_TICKET, "boosting", ticket, x=PAPER_SHARE),
-    ]
+    arms = [Arm(SMALL_RATE, "dense", small, x=1.0)]
+    if search and epochs:
+        arms.append(Arm(PAPER_TICKET, "boosting", ticket, x=PAPER_SHARE))
+    return arms
 
 
 _AUTOATTACK = "test_autoattack@best"
@@ -236,17 +249,18 @@ def _slug(text: str) -> str:
     return "".join(c if c.isalnum() else "_" for c in text.lower())
 
 
-def _series(*ways: Way, trainings: tuple[str, ...] = BEST) -> tuple[str, ...]:
+def _series(*ways: Way, trainings: tuple[str, ...]) -> tuple[str, ...]:
     return (DENSE, *(f"{way.name}, {training}" for way in ways for training in trainings))
 
 
 def _figures() -> tuple[Figure, ...]:
     parts = (
-        ("trainings", "dense networks", _series(TWIN, trainings=tuple(TRAININGS))),
+        ("trainings", "dense networks, and the paper's ticket",
+         (*_series(TWIN, trainings=tuple(TRAININGS)), SMALL_RATE, PAPER_TICKET)),
         ("tickets", f"tickets under {N_FGSM}",
-         _series(TWIN, *TICKETS, *SMALL.values(), trainings=(N_FGSM,))),
+         _series(TWIN, *TICKETS, REINIT, *SMALL.values(), trainings=(N_FGSM,))),
         ("tickets_tail", f"tickets under {TAIL}",
-         _series(TWIN, *TICKETS, *SMALL.values(), trainings=(TAIL,))),
+         _series(TWIN, *TICKETS, REINIT, *SMALL.values(), trainings=(TAIL,))),
     )  # fmt: skip
     costs = (
         (
@@ -272,8 +286,7 @@ FRONTIER = Experiment(
     "Which way to a robust network is the cheapest?",
     "At a share of the cost of dense PGD training, search included, which recipe gives the highest "
     "accuracy under AutoAttack, and where do tickets add to it?",
-    "A boosting ticket ends as robust as dense PGD training for half of its cost. It is compared "
-    "with PGD training at the small rate, and with no cheaper one.",
+    "",
     _arms,
     _claims,
     _figures(),
@@ -281,9 +294,13 @@ FRONTIER = Experiment(
      "batch_size": 128},
     models=("resnet18", "wide_resnet", "vgg"),
     defaults={"attacks": ("pgd20", "autoattack")},
+    # What arms set, and whatever else would change what their epochs cost.
     sets=(
         "ticket_objective", "ticket_epochs", "ticket_phases", "ticket_schedule", "search",
-        "search_objective", "search_epochs", "structure", "channel_sparsity", "batch_norm_l1",
+        "search_objective", "search_epochs", "search_phases", "structure", "channel_sparsity",
+        "channel_score", "sparsity", "phases", "recipe", "search_recipe", "ticket_recipe",
+        "awp_gamma", "search_awp_gamma", "ticket_awp_gamma", "search_steps", "ticket_steps",
+        "sparsity_update", "growth", "search_image_size", "pruning_schedule",
     ),
     sweeps=(Sweep("sweep_budgets", BUDGETS, low=1 / 1024, high=1.0),),
     fixed={"objective": "pgd"},

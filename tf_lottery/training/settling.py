@@ -57,7 +57,11 @@ class MaskDistance:
 
     def __call__(self) -> float | None:
         """Of the weights as they are now, after an epoch; ``None``: there are no four older."""
-        mask, epochs, recent = np.packbits(self._mask()), int(self._epochs), self._recent.numpy()
+        mask, epochs, recent = (
+            np.packbits(self._mask()),
+            int(self._epochs.numpy()),
+            self._recent.numpy(),
+        )
         differing = np.bitwise_count(recent ^ mask).sum(axis=1, dtype=np.int64)
         recent[epochs % OLDER] = mask
         self._recent.assign(recent)

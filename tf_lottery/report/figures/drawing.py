@@ -69,4 +69,4 @@ def save_figures(
       Figure name -> path of the PNG, in the order of the document.
     """
     drawn = {figure.name: draw(document, figure, pictures) for figure in document.figures}
-    return save(drawn, folder, vector=document.is_of_the_paper)
+    return save(drawn, folder, vector=document.is_experiment)

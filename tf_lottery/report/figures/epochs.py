@@ -167,7 +167,7 @@ def mark_best(
 def draw_level(ax: Axes, document: Results, measure: Measure, shown: list[Measure]) -> None:
     """A thin line at the baseline's best, in the panel that decides the best epoch; where search
     and time are drawn too, which are read against it."""
-    if document.baseline is None or document.is_of_the_paper or measure != shown[-1]:
+    if document.baseline is None or document.is_experiment or measure != shown[-1]:
         return
     found = line(document, document.arm(document.baseline), measure)
     if found is not None:
