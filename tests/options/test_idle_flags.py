@@ -137,10 +137,7 @@ def test_the_settings_of_a_run_go_with_its_plan(mode):
             "--random_start goes with pgd, not fgsm,trades",
         ),
         (["--search_steps=3"], "--search_steps goes with pgd or trades or mart, not fgsm"),
-        (
-            ["--skip_broken_images"],
-            "--skip_broken_images goes with --dataset=folder:DIR, not digits",
-        ),
+        (["--skip_broken_images"], "--skip_broken_images goes with --dataset=folder:DIR, not"),
         (["--ray_cpus=2"], "--ray_cpus goes with --executor=ray"),
         (["--ray_gpus=1"], "--ray_gpus goes with --executor=ray"),
         (["--jobs=2", "--executor=ray"], "--jobs goes with --executor=local, not ray"),

@@ -143,8 +143,9 @@ def test_one_seed_has_an_interval_over_the_images(document):
     assert list(document.problems()) == []
     text = frontier_answers(document)[0].text
     assert (
-        "cheap: 1/4, for 0.25 of its FLOPs and 0.30 of its seconds: -0.1 points [-0.3, 0.1]" in text
+        "cheap: 1/4, for 0.25 of its FLOPs: -0.1 points [-0.4, 0.2] against dense (1 seed" in text
     )
+    assert "over the images, one by one" in text
     assert "and so says the whole interval" in text
 
 

@@ -44,9 +44,9 @@ class About(Struct):
     scale: str = ""
 
     @property
-    def origin(self) -> str:
+    def whose(self) -> str:
         """Whose settings it has, unless ``scale`` says otherwise."""
-        return "the paper" if self.paper else "the experiment as declared"
+        return "the paper's" if self.paper else "the experiment's"
 
 
 class Pair(Struct):

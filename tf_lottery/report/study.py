@@ -40,7 +40,7 @@ from tf_lottery.report.results import (
     read_results,
 )
 from tf_lottery.report.tables import Grid
-from tf_lottery.report.text import attack_words, listed
+from tf_lottery.report.text import attack_words, capital, listed
 from tf_lottery.report.trainings import averages, early_ends
 from tf_lottery.report.verdicts import count, tally, verdicts
 
@@ -123,10 +123,10 @@ def _question(document: Results) -> Iterator[Block]:
         yield Paragraph(about.paper, "The paper.")
     if about.scale:
         text = f"{about.scale[:1].upper()}{about.scale[1:]}"
-        lead = f"Not the settings of {about.origin}."
+        lead = f"Not {about.whose} settings."
         yield Findings([Item("warn", text, lead, label="scale")])
     else:
-        yield Paragraph(f"Those of {about.origin}.", "Settings.")
+        yield Paragraph(f"{capital(about.whose)} own.", "Settings.")
 
 
 def _verdicts(document: Results) -> Iterator[Block]:

@@ -26,7 +26,7 @@ def summary(document: Results) -> str:
         about = document.study
         parts = [
             hanging(printable(f"{about.source}: {about.title}"), "", 0),
-            hanging(printable(about.scale or f"that of {about.origin}"), "scale: ", 7),
+            hanging(printable(about.scale or f"{about.whose} own"), "scale: ", 7),
         ]
         blocks.insert(0, "\n".join(parts))
     notes = (*unmeasured(document), *averages(document), *early_ends(document))
