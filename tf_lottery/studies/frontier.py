@@ -291,7 +291,7 @@ FRONTIER = Experiment(
     _claims,
     _figures(),
     {**CIFAR10, "eps": 8 / 255, "steps": 10, "warmup_epochs": 0, "weight_decay": 5e-4,
-     "batch_size": 128},
+     "batch_size": 128, "validation_images": 1000},
     models=("resnet18", "wide_resnet", "vgg"),
     defaults={"attacks": ("pgd20", "autoattack")},
     # What arms set, and whatever else would change what their epochs cost.
