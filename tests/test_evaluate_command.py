@@ -160,18 +160,64 @@ def test_an_evaluation_at_another_radius_than_that_of_training_says_so(done, tmp
 
 
 def test_an_evaluation_on_another_data_set_than_that_of_training_says_so(done, tmp_path):
-    path = tmp_path / "elsewhere"
-    shutil.copytree(done.workdir / "saved_model" / "boosting", path)
-    metadata = json.loads((path / "metadata.json").read_text())
-    metadata["training"]["data"]["name"] = "cifar10"
-    (path / "metadata.json").write_text(json.dumps(metadata))
+    other = altered(done, tmp_path / "elsewhere", lambda t: t["data"].update(name="cifar10"))
     same = f"--model_path={done.workdir / 'saved_model' / 'boosting'}"
-    for model, noted in ((same, False), (f"--model_path={path}", True)):
+    for model, noted in ((same, False), (other, True)):
         code, out = run(*EVALUATE, "--attacks=", model, f"--workdir={tmp_path / str(noted)}")
         assert code == 0
         line = "elsewhere was trained on cifar10 and is evaluated on digits; --dataset changes that"
         assert (line in out) == noted
         assert ("was trained on" in out) == noted
+
+
+def altered(done, path, change):
+    """A copy of the run's ticket network with another record."""
+    shutil.copytree(done.workdir / "saved_model" / "boosting", path)
+    metadata = json.loads((path / "metadata.json").read_text())
+    change(metadata["training"])
+    (path / "metadata.json").write_text(json.dumps(metadata))
+    return f"--model_path={path}"
+
+
+def test_without_flags_data_and_radius_are_those_of_the_run(done, tmp_path):
+    given = ["--mode=evaluate", f"--model_path={done.workdir}", "--test_examples=40"]
+    few = ["--attacks=fgsm", "--transfer_attack=", "--analysis_images=0"]
+    code, out = run(*given, *few, f"--workdir={tmp_path}")
+    assert code == 0
+    assert "note: attacked on digits at eps 0.15, as trained; --dataset and --eval_eps" in out
+    document = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
+    assert document["data"]["name"] == "digits"
+    assert document["attacks"][0]["eps"] == 0.15
+    # What is said goes before.
+    code, out = run(*given, *few, "--eps=0.1", "--dataset=digits", f"--workdir={tmp_path}/other")
+    assert code == 0
+    assert "note: attacked on" not in out
+    document = json.loads((tmp_path / "other" / "evaluation" / "evaluation.json").read_text())
+    assert document["attacks"][0]["eps"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (
+            lambda training: training["data"].update(name="mnist"),
+            "--dataset: the models were trained on digits and mnist: say which",
+        ),
+        (
+            lambda training: training["train"]["objective"]["attack"].update(eps=0.25),
+            "--eval_eps: the models were trained at eps 0.15 and 0.25: say which",
+        ),
+        (
+            lambda training: training["data"].update(image_size=6),
+            "--image_size: the models were trained with --image_size 0 and 6: say which",
+        ),
+    ],
+)
+def test_models_of_different_runs_need_to_be_told(done, tmp_path, capsys, change, line):
+    other = altered(done, tmp_path / "other", change)
+    both = f"{other},{done.workdir / 'saved_model' / 'dense'}"
+    assert main(["--mode=evaluate", both, f"--workdir={tmp_path}/w"]) == 2
+    assert line in capsys.readouterr().err
 
 
 def test_warnings_are_shown_once_each_time(tmp_path, capfd):

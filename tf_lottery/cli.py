@@ -8,7 +8,7 @@ import functools
 import importlib
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from tf_lottery.options.settings import DTYPE_POLICIES, MEASURED
 from tf_lottery.terminal import say, silent_stderr
 
 if TYPE_CHECKING:
+    from tf_lottery.evaluation.loading import LoadedModel
     from tf_lottery.training.distribution import Distribution
 
 
@@ -106,14 +107,12 @@ def _plan(command: Command) -> int:
 
 
 def _evaluate(command: Command) -> int:
-    config = command.config()
+    config = command.config()  # bad flags are told before seconds go by
     given = [*command.model_paths, *([command.ticket] if command.ticket else [])]
     if not given:
         raise UsageError("--mode=evaluate needs --model_path or --ticket, got neither")
-    transfer = None
     if command.transfer_attack:
-        transfer = command.evaluation_attack(command.transfer_attack, "transfer_attack")
-    analysis = command.evaluation_attack("pgd20", "eval_eps")
+        command.evaluation_attack(command.transfer_attack, "transfer_attack")
     _start_tensorflow(command.verbose)
     from tf_lottery.data import load
     from tf_lottery.evaluation.loading import load_models
@@ -121,6 +120,14 @@ def _evaluate(command: Command) -> int:
     from tf_lottery.models import allow
     from tf_lottery.report import robustness
 
+    allow(config.model.name)
+    models = load_models(given)
+    command = _as_recorded(command, models)
+    config = command.config()
+    transfer = None
+    if command.transfer_attack:
+        transfer = command.evaluation_attack(command.transfer_attack, "transfer_attack")
+    analysis = command.evaluation_attack("pgd20", "eval_eps")
     chosen = RobustnessConfig(
         config.attacks,
         transfer,
@@ -129,8 +136,6 @@ def _evaluate(command: Command) -> int:
         config.seed,
         command.eval_batch_size,
     )
-    allow(config.model.name)
-    models = load_models(given)
     for model in models:
         if model.dataset not in (None, config.data.name):
             print(
@@ -168,6 +173,39 @@ def _evaluate(command: Command) -> int:
     print(f"results       {directory / 'evaluation.json'}")
     print(f"examples      {directory}/<model>/examples.npz")
     return 0
+
+
+def _as_recorded(command: Command, models: Sequence[LoadedModel]) -> Command:
+    """The command with the data set and radius that the models were trained on, as far as it
+    does not say others itself; says so.
+
+    Raises:
+      UsageError: the models were trained on different ones.
+    """
+    options, told = dict(command.options), []
+
+    def take(name: str, words: str, values: set) -> None:
+        if len(values) > 1:
+            listed = " and ".join(
+                f"{value:.4g}" if name != "dataset" else value for value in sorted(values)
+            )
+            raise UsageError(f"--{name}: the models were trained {words} {listed}: say which", name)
+        options[name] = values.pop()
+
+    known = [model for model in models if model.dataset is not None]
+    if "dataset" not in command.given and known:
+        take("dataset", "on", {model.dataset for model in known})
+        told.append(f"on {options['dataset']}")
+        if "image_size" not in command.given:
+            take("image_size", "with --image_size", {model.image_size for model in known})
+            told[-1] += f" at {options['image_size']} pixels" if options["image_size"] else ""
+    radii = {model.training_eps for model in models} - {None}
+    if not {"eps", "eval_eps", "eval_norm"} & command.given and radii:
+        take("eval_eps", "at eps", radii)
+        told.append(f"at eps {options['eval_eps']:.4g}")
+    if told:
+        print(f"note: attacked {' '.join(told)}, as trained; --dataset and --eval_eps change that")
+    return dataclasses.replace(command, options=options)
 
 
 def _one_model(command: Command) -> str:
