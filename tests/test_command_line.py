@@ -200,3 +200,10 @@ def test_the_console_script_is_the_same_main():
     parser.read(Path(__file__).parents[1] / "setup.cfg")
     scripts = parser["options.entry_points"]["console_scripts"].split()
     assert "".join(scripts) == "tf_lottery=tf_lottery.main:console"
+
+
+def test_an_empty_command_line_is_a_question(capsys):
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("usage:") or "--dataset" in out
+    assert "--experiment" in out

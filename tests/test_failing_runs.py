@@ -85,7 +85,7 @@ def test_surprises_are_one_line_too(capsys, monkeypatch):
         raise RuntimeError("first line\nsecond line")
 
     monkeypatch.setitem(commands._MODES, "run", broken)
-    assert main([]) == 1
+    assert main(["--mode=run"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "RuntimeError: first line second line" in line
     assert "-v" in line
@@ -98,7 +98,7 @@ def test_an_interrupt_is_no_traceback(capsys, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setitem(commands._MODES, "run", interrupted)
-    assert main([]) == 130
+    assert main(["--mode=run"]) == 130
     (line,) = capsys.readouterr().err.splitlines()
     assert "interrupted" in line
 

@@ -29,9 +29,12 @@ from tf_lottery.terminal import open_streams
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command line (without the program's name); returns the exit code."""
+    """Runs a command line (without the program's name); returns the exit code.
+
+    An empty one shows the help: what it would run takes hours.
+    """
     open_streams()
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     verbose = any(argument in ("-v", "--verbose") for argument in arguments)
     try:
         command = flags.parse(arguments, tuple(EXPERIMENTS))

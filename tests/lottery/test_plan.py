@@ -176,7 +176,16 @@ def test_the_ratio_is_of_all_replicates():
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.2, "0 s"), (99.4, "99 s"), (99.6, "2 min"), (5969, "99 min"), (7200, "2.0 h")],
+    [
+        (0.2, "0 s"),
+        (99.4, "99 s"),
+        (99.6, "2 min"),
+        (5969, "99 min"),
+        (7200, "2.0 h"),
+        (172_799, "48.0 h"),
+        (172_800, "2.0 days"),
+        (55_386_000, "641 days"),
+    ],
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text

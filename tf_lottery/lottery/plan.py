@@ -238,7 +238,10 @@ def plan_text(
 
 
 def duration(seconds: float) -> str:
-    """``42 s``, ``12 min``, ``3.4 h``."""
+    """``42 s``, ``12 min``, ``3.4 h``, ``12 days``."""
     if seconds < 99.5:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5970 else f"{seconds / 3600:.1f} h"
+    if seconds < 172_800:
+        return f"{seconds / 60:.0f} min" if seconds < 5970 else f"{seconds / 3600:.1f} h"
+    days = seconds / 86_400
+    return f"{days:.1f} days" if days < 10 else f"{days:,.0f} days"
