@@ -255,8 +255,9 @@ def _frontier(document: Results, figure: Figure) -> Caption:
         figure,
         f"Every point is a training of its own, with a whole schedule. {_means(document)}"
         f"{_on_images(document, [y])}. Bars: {_spread(document, [y])}. Left is cheaper: the cost "
-        f"of {document.baseline} is 1. Wide, pale line: arms of the whole study than which no "
-        f"cheaper one is better: {listed([place.arm.name for place in best])}.",
+        f"of {document.baseline}, whose accuracy the dotted level shows, is 1. Wide, pale line: "
+        "arms of the whole study than which no cheaper one is better: "
+        f"{listed([place.arm.name for place in best])}.",
         f"{capital(measures.words(y))} in % over {measures.words(x)}. {spoken}.",
     )
 

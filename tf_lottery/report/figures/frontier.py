@@ -9,19 +9,20 @@ from tf_lottery.report import measures
 from tf_lottery.report.figures import panels
 from tf_lottery.report.frontier import Place, places, unbeaten
 from tf_lottery.report.results import Figure, Results
+from tf_lottery.report.style import KIND_STYLES, WIDTH, styled
 from tf_lottery.report.style import series as styles_of
-from tf_lottery.report.style import styled
 
 FRONTIER = "no cheaper arm is better"
 
 
 def series(document: Results, figure: Figure) -> dict[str, list[Place]]:
-    """Name -> its places, by cost."""
+    """Name -> its places, by cost; in the figure's order."""
     y, x = map(measures.parse, figure.measures)
-    found: dict[str, list[Place]] = {}
+    names = dict.fromkeys(arm.series for arm in document.drawn(figure))
+    found: dict[str, list[Place]] = {name: [] for name in names}
     for place in places(document, document.drawn(figure), y, x):
-        found.setdefault(place.arm.series, []).append(place)
-    return found
+        found[place.arm.series].append(place)
+    return {name: points for name, points in found.items() if points}
 
 
 def frontier(document: Results, figure: Figure) -> list[Place]:
@@ -46,6 +47,10 @@ def over_cost(document: Results, figure: Figure) -> Picture | None:
         color="#E69F00", lw=7, alpha=0.35, solid_capstyle="round", zorder=1, label=FRONTIER,
     )  # fmt: skip
     lines = styles_of(found)
+    if document.baseline in found:
+        lines[document.baseline] = KIND_STYLES["dense"]
+        level = scale * found[document.baseline][0].accuracy
+        ax.axhline(level, color=KIND_STYLES["dense"].color, ls=(0, (1, 2)), lw=1, zorder=1)
     for name, points in found.items():
         x = np.array([place.cost for place in points])
         mean, low, high = scale * np.array([place[2:] for place in points]).T
@@ -60,5 +65,6 @@ def over_cost(document: Results, figure: Figure) -> Picture | None:
     if figure.log_x:
         ax.set_xscale("log")
     panels.label(ax, figure, y, [y], figure.x_label)
-    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    budgets = {arm.x for arm in document.drawn(figure) if arm.x} | {1.0}
+    panels.ticks(ax, budgets, WIDTH - 0.9)
     return panels.finish(picture, [ax])
