@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from guarded import NATURAL, QUIET
 
 from tf_lottery import lottery_config, weights
 from tf_lottery.errors import CollapseError, UsageError
@@ -30,15 +31,6 @@ from tf_lottery.training.guards import (
 )
 from tf_lottery.training.run import train
 from tf_lottery.training.task import Reporting
-
-QUIET = Reporting(verbose=0)
-NATURAL = TrainConfig(
-    objective=ObjectiveConfig("natural"),
-    epochs=3,
-    batch_size=32,
-    schedule=ScheduleConfig("constant", peak=0.05),
-    on_nan="rollback",
-)
 
 
 @pytest.mark.parametrize(

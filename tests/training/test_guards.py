@@ -4,12 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+from guarded import NATURAL, QUIET
 
 from tf_lottery.errors import NonFiniteError
 from tf_lottery.options.settings import (
-    ObjectiveConfig,
     ScheduleConfig,
-    TrainConfig,
 )
 from tf_lottery.training import checkpoints
 from tf_lottery.training.guards import (
@@ -17,15 +16,6 @@ from tf_lottery.training.guards import (
 )
 from tf_lottery.training.run import train
 from tf_lottery.training.task import Reporting
-
-QUIET = Reporting(verbose=0)
-NATURAL = TrainConfig(
-    objective=ObjectiveConfig("natural"),
-    epochs=3,
-    batch_size=32,
-    schedule=ScheduleConfig("constant", peak=0.05),
-    on_nan="rollback",
-)
 
 
 def test_the_step_the_likely_flag_and_what_is_kept_are_named(sparse, tiny_data, tmp_path):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tf_lottery.data.resizing import area_average
-from tf_lottery.data.sources import RawData
+from tf_lottery.data.sources import RawData, first_line
 from tf_lottery.errors import DataError
 from tf_lottery.options.contents import ARRAYS
 
@@ -176,7 +176,7 @@ def read_npz(path: str) -> RawData:
                 )
             x_train, y_train, x_test, y_test = (_array(path, name, file) for name in NAMES)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"--dataset=npz:{path}: cannot be read ({_line(error)})") from error
+        raise DataError(f"--dataset=npz:{path}: cannot be read ({first_line(error)})") from error
     return _told(f"--dataset=npz:{path}", lambda: from_arrays(x_train, y_train, x_test, y_test))
 
 
@@ -251,7 +251,7 @@ def _folder(where: str, path: str) -> Any:
     try:
         return tfds.folder_dataset.ImageFolder(path)
     except Exception as error:  # whatever TFDS makes of an odd tree
-        raise DataError(f"{where}: cannot be read ({_line(error)})") from error
+        raise DataError(f"{where}: cannot be read ({first_line(error)})") from error
 
 
 def _decoded(builder: Any, split: str) -> Iterator[tuple[str, int, np.ndarray | None]]:
@@ -314,8 +314,3 @@ def fitted(image: np.ndarray, size: int) -> np.ndarray:
     return np.rint(tf.image.resize(square.astype(np.float32), [size, size]).numpy()).astype(
         np.uint8
     )
-
-
-def _line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0].rstrip(" .:") if text else type(error).__name__

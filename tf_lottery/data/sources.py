@@ -107,7 +107,7 @@ def _read_tfds(name: str, data_dir: str | None) -> RawData:
         test = _read_split(builder, test_split)
     except (tf.errors.OpError, OSError, ValueError) as error:
         raise DataError(
-            f"--dataset={name}: cannot read {builder.data_path} ({_line(error)}); "
+            f"--dataset={name}: cannot read {builder.data_path} ({first_line(error)}); "
             "delete that folder to have it prepared again"
         ) from error
     for split, (_, labels) in (("train", train), (test_split, test)):
@@ -133,7 +133,7 @@ def _builder(name: str, data_dir: str | None) -> Any:
         ) from None
     except (ValueError, AssertionError) as error:  # unknown configuration or version
         # TFDS puts 'Failed to construct dataset "...", builder_kwargs "{...}": ' in front.
-        reason = _line(error).rpartition('}": ')[2].partition(". Here are")[0]
+        reason = first_line(error).rpartition('}": ')[2].partition(". Here are")[0]
         raise UsageError(f"--dataset: got {name!r}: {reason}", "dataset") from error
 
 
@@ -158,7 +158,9 @@ def _download(builder: Any, name: str, data_dir: str | None) -> None:
             f"{wanted}, and preparing it needs a Python package: pip install {error.name}"
         ) from error
     except Exception as error:  # TFDS raises what its parts raise: requests, zipfile, gfile, ...
-        raise DataError(f"{wanted} and cannot be prepared ({_line(error)}); {advice}") from error
+        raise DataError(
+            f"{wanted} and cannot be prepared ({first_line(error)}); {advice}"
+        ) from error
     finally:
         if not _is_prepared(builder):
             _remove_leftovers(root, builder.name, before)
@@ -276,6 +278,7 @@ def _read_split(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
     return images, labels
 
 
-def _line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Of an error's text; of one without text its kind."""
     text = str(error).strip()
     return text.splitlines()[0].rstrip(" .:") if text else type(error).__name__

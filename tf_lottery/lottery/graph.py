@@ -121,6 +121,8 @@ def make_entry(
       UsageError: the masks of a ticket of channels are to change.
     """
     called = name or kind
+    if config.prune.channels and kind in (*UNTRAINED, "flying_bird"):
+        _refuse_channels("compare", kind)
     ticket: Stage | None = FINDERS.find("compare", kind)(config, name, given)
     training = config.train
     if ticket is not None:
@@ -283,8 +285,6 @@ _WAYS: dict[str, Callable[[LotteryConfig, str, str], Stage]] = {
 def _finder(way: str) -> Callable[[LotteryConfig, str, Ticket | None], Stage]:
     def find(config: LotteryConfig, name: str, given: Ticket | None) -> Stage:
         del given
-        if config.prune.channels and way in UNTRAINED:
-            _refuse_channels("compare", way)
         return _WAYS[way](config, name or way, name)
 
     return find
@@ -295,8 +295,6 @@ early, snip, grasp, synflow, random = map(_finder, SEARCHES[1:])
 
 def flying_bird(config: LotteryConfig, name: str, given: Ticket | None) -> Stage:
     del given
-    if config.prune.channels:
-        _refuse_channels("compare", "flying_bird")
     update = config.sparsity_update
     if update.name == "none":
         update = dataclasses.replace(update, name="flying_bird")
@@ -413,10 +411,9 @@ def search_stages(
     for number, sparsity in enumerate(rounds, 1):
         suffix = f", round {number} of {len(rounds)}" if len(rounds) > 1 else ""
         if early:
-            masks = (sparsity, prune.score, prune.scope)
-            if prune.channels:  # whose masks these do not change
-                masks = (0.0, "", "")
-            settling = SettlingConfig(prune.mask_distance, *masks, prune.channels)
+            settling = SettlingConfig(
+                prune.mask_distance, sparsity, prune.score, prune.scope, prune.channels
+            )
             train = dataclasses.replace(train, settling=settling)
         searched = train_stage(
             config.on_search_images,

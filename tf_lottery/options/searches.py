@@ -34,6 +34,11 @@ class SettlingConfig:
     scope: str
     channels: ChannelOptions | None = field(default=None, metadata={"omit_default": True})
 
+    def __post_init__(self):
+        if self.channels:  # what does not change their masks must not be in the key
+            for name, nothing in (("sparsity", 0.0), ("score", ""), ("scope", "")):
+                object.__setattr__(self, name, nothing)
+
 
 def _epoch_or_current(flag: str, value: Any) -> None:
     if value != CURRENT and (not isinstance(value, int) or value < 0):

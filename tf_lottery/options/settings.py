@@ -190,10 +190,7 @@ class PruneConfig(ChannelOptions, SearchOptions, topic="Pruning"):
     @property
     def channels(self) -> ChannelOptions | None:
         """Which channels go; ``None``: single weights do."""
-        if self.structure != "channels":
-            return None
-        names = [field.name for field in dataclasses.fields(ChannelOptions)]
-        return ChannelOptions(**{name: getattr(self, name) for name in names})
+        return ChannelOptions.of(vars(self)) if self.structure == "channels" else None
 
     def __post_init__(self):
         super().__post_init__()

@@ -9,6 +9,7 @@ from tf_lottery.report.asked import About, Claim, Figure
 DENSE, TWIN, BOOSTING = "dense", "dense_twin", "boosting"
 # What the boosting ticket is held against: the same mask on other weights, as many weights.
 CONTROLS = ("reinit", "random_mask")
+MARGIN = 0.005  # as robust: at most half a point below
 PHRASES = {
     "dense": "the dense network",
     "dense_twin": "the dense network trained as the tickets are",
@@ -89,7 +90,7 @@ def _claims(kinds: Sequence[str], attacks: bool) -> Iterator[Claim]:
     if TWIN in kinds:
         yield Claim("last_dense_twin_dense", f"{phrase(TWIN)} ends no more than half a point less "
                     f"robust than {phrase(DENSE)}", TWIN, DENSE, "test@last", "not_less",
-                    margin=0.005)  # fmt: skip
+                    margin=MARGIN)  # fmt: skip
     for kind in kinds:
         if kind != DENSE:
             yield Claim(f"reach_{kind}", f"{phrase(kind)}, search included, takes fewer FLOPs to "

@@ -11,13 +11,12 @@ from typing import NamedTuple
 
 from tf_lottery.report import measures, values
 from tf_lottery.report.answers import Answer
-from tf_lottery.report.comparison import CONTROLS, DENSE, TWIN
+from tf_lottery.report.comparison import CONTROLS, DENSE, MARGIN, TWIN
 from tf_lottery.report.measures import Measure
 from tf_lottery.report.results import Arm, Figure, Results
 from tf_lottery.report.verdicts import basis_words, gap_words, verdict_of
 from tf_lottery.statistics import Estimate, drawn, paired
 
-MARGIN = 0.005  # below the baseline, and still as robust
 _SLACK = 1.02  # of a budget, which whole epochs and cut channels do not meet exactly
 _ROUNDING = 1e-9
 

@@ -14,14 +14,13 @@ from typing import Any
 
 from tf_lottery.errors import UsageError
 from tf_lottery.report.asked import Claim, Figure
+from tf_lottery.report.comparison import DENSE, MARGIN
 from tf_lottery.studies.definition import Arm, Base, Experiment, Sweep, number
 from tf_lottery.studies.paper.scale import CIFAR10
 
-DENSE = "dense"
 SMALL_RATE, PAPER_TICKET = "dense, small rate", "boosting ticket as in the paper"
 PAPER_SHARE = 0.51  # of the dense training, the paper's claim
 BUDGETS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
-MARGIN = 0.005  # as robust as the baseline: half a point below it at most
 _TAIL = 0.25  # of a budget, for the epochs of PGD at the end
 _TRIANGULAR = {"ticket_schedule": "triangular"}
 
